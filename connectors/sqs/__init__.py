@@ -1,0 +1,121 @@
+"""The `sqs` connector: its options, and what they allow. Vendor-free, so that `check` imports no vendor's library.
+
+One queue is one lane: unkeyed for standard queues; keyed by message group for FIFO queues, whose groups run in parallel, each in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from connectors.sqs.queue import Where, where
+from poller.errors import ConfigError
+from poller.settings import Context, Finding, Traits
+from poller.units import duration
+
+if TYPE_CHECKING:
+    from connectors.sqs.client import SqsClient
+    from connectors.sqs.source import SqsSource
+
+LONGEST_WAIT = 20
+"""SQS's own limit of a long poll, in seconds."""
+
+
+class SqsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[mappings.X.source]` with `type = "sqs"`.
+
+    `queue`: name, URL or ARN. `region`: default from an ARN or URL, then from the environment. `profile`: a profile of the AWS
+    configuration files. `endpoint`: another SQS than AWS's. `role_arn`: a role to assume. `release_failed_groups` (FIFO): messages that
+    came after a failed one of their group are given back with it, even if the function did not name them. `wait_time`: of a long poll.
+    """
+
+    queue: str
+    region: str | None = None
+    profile: str | None = None
+    endpoint: str | None = None
+    role_arn: str | None = None
+    release_failed_groups: bool = False
+    wait_time: str = "5s"
+
+
+Connect: TypeAlias = Callable[[SqsOptions, int], Awaitable["SqsClient"]]
+"""A client for these options, with so many connections."""
+
+
+async def connect_to_aws(options: SqsOptions, connections: int) -> SqsClient:
+    """Raises NotConnected, SourceError."""
+    from connectors.sqs.aws import AwsClient
+
+    named = where(options.queue)
+    region = options.region or named.region
+    place = f"SQS queue {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})"
+    client = AwsClient(place)
+    await client.connect(region, options.profile, options.endpoint, options.role_arn, connections)
+    return client
+
+
+class SqsConnector:
+    """Knows one kind of source: an SQS queue."""
+
+    options: type[msgspec.Struct] = SqsOptions
+
+    def __init__(self, connect: Connect = connect_to_aws) -> None:
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return "<SqsConnector>"
+
+    def traits(self, options: SqsOptions) -> Traits:
+        problems = list[str]()
+        named, wait = _read(options, problems)
+        if options.release_failed_groups and named is not None and not named.fifo:
+            problems.append(f"release_failed_groups is for FIFO queues; {named.name!r} is none (a FIFO queue's name ends with .fifo)")
+        if named is not None and options.region is not None and named.region not in {None, options.region}:
+            problems.append(f"region is {options.region!r}, but the queue is in {named.region!r}; leave region out")
+        if options.role_arn is not None and not options.role_arn.startswith("arn:"):
+            problems.append(f"role_arn is {options.role_arn!r}; write the role's ARN (arn:aws:iam::<account>:role/<name>)")
+        if options.endpoint is not None and not options.endpoint.startswith(("http://", "https://")):
+            problems.append(f"endpoint is {options.endpoint!r}; write a URL (http://127.0.0.1:9324)")
+        if problems or named is None or wait is None:
+            raise ConfigError(problems)
+        if named.fifo:
+            return Traits("queue", default_batch_size=10, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True)
+        return Traits("queue", default_batch_size=10)
+
+    async def open(self, options: SqsOptions, context: Context) -> SqsSource:
+        from connectors.sqs.source import connections, open_source
+
+        self.traits(options)  # ConfigError now is better than a surprise of SQS later, for who builds options in code
+        settings = context.mapping
+        client = await self._connect(options, connections(settings))
+        wait = int(duration(options.wait_time))
+        return await open_source(client, where(options.queue), settings, wait, options.release_failed_groups)
+
+    async def probe(self, options: SqsOptions, context: Context, timeout: float) -> list[Finding]:
+        from connectors.sqs.probe import probe
+
+        return await probe(lambda: self._connect(options, 2), where(options.queue), context.mapping, timeout)
+
+
+def _read(options: SqsOptions, problems: list[str]) -> tuple[Where | None, int | None]:
+    named: Where | None = None
+    wait: int | None = None
+    try:
+        named = where(options.queue)
+    except ValueError as error:
+        problems.append(f"queue: {error}")
+    try:
+        seconds = duration(options.wait_time)
+    except ValueError as error:
+        problems.append(f"wait_time: {error}")
+    else:
+        if 1 <= seconds <= LONGEST_WAIT and seconds == int(seconds):
+            wait = int(seconds)
+        else:
+            problems.append(f"wait_time is {options.wait_time!r}; SQS waits whole seconds, from 1s to {LONGEST_WAIT}s")
+    return named, wait
+
+
+connector = SqsConnector()

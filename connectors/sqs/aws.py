@@ -1,0 +1,195 @@
+"""The connector's client over aiobotocore. Imported only when a source opens: the vendor's library takes 300 ms to import.
+
+No exception of botocore leaves this module: `_mapped` is the one place where they become ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioCredentialResolver, AioDeferredRefreshableCredentials
+from aiobotocore.session import AioSession
+from botocore import exceptions
+
+from connectors.sqs.client import Message, Refusal
+from poller.errors import NotConnected, SourceError
+
+_THROTTLED = {"OverLimit", "RequestThrottled", "RequestThrottledException", "Throttling", "ThrottlingException", "KmsThrottled"}
+_MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NonExistentQueue"}
+_FORBIDDEN = {
+    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "InvalidSecurity",
+    "KmsAccessDenied", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException",
+}  # fmt: skip
+_IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress"}
+
+_NO_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.ProfileNotFound,
+    exceptions.ConfigParseError,
+    exceptions.NoAuthTokenError,
+    exceptions.TokenRetrievalError,
+    exceptions.SSOError,
+    exceptions.LoginError,
+    exceptions.InvalidConfigError,
+)
+_NO_PLACE = (
+    exceptions.NoRegionError,
+    exceptions.InvalidRegionError,
+    exceptions.UnknownEndpointError,
+    exceptions.EndpointProviderError,
+    exceptions.InvalidProxiesConfigError,
+)
+
+
+def _refused(error: exceptions.ClientError, place: str) -> NotConnected | SourceError:
+    """What an answer of SQS (or of STS) with an error code means."""
+    details: Mapping[str, Any] = error.response.get("Error", {})
+    code, text = str(details.get("Code", "")), str(details.get("Message", ""))
+    # STS answers for the role, SQS for the queue; both end here.
+    if code in _THROTTLED:
+        return NotConnected(f"{place}: SQS asks for fewer requests ({code})", retry_after=1.0)
+    if code in _MISSING:
+        return NotConnected(f"{place}: there is no such queue; check its name, region and account, or create it", permanent=True)
+    if code in _FORBIDDEN:
+        return NotConnected(
+            f"{place}: {error.operation_name} was refused ({code}: {text}); check the credentials, and that they allow"
+            " sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueUrl and sqs:GetQueueAttributes",
+            permanent=True,
+        )
+    if code in _IMPOSSIBLE:
+        return SourceError(f"{place}: {error.operation_name} can never work ({code}: {text})")
+    return NotConnected(f"{place}: {error.operation_name} failed ({code}: {text})")
+
+
+@contextmanager
+def _mapped(place: str) -> Iterator[None]:
+    """Foreign exceptions become ours. `place` names queue, region and endpoint for the person who reads the message."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        raise _refused(error, place) from error
+    except _NO_CREDENTIALS as error:
+        text = f"{place}: no usable credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` of the source"
+        raise NotConnected(text, permanent=True) from error
+    except _NO_PLACE as error:
+        raise NotConnected(f"{place}: {error}; set AWS_REGION, or `region` of the source", permanent=True) from error
+    except (exceptions.ParamValidationError, exceptions.ValidationError) as error:
+        raise SourceError(f"{place}: {error}") from error
+    except (exceptions.BotoCoreError, OSError, ValueError) as error:
+        # ValueError: an `endpoint` that is no URL, an answer that is no JSON (a proxy's page).
+        raise NotConnected(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Sequence[Refusal]:
+    """Done is what SQS says is done: an entry that it does not name at all is refused too."""
+    refused: list[Refusal] = answer.get("Failed", [])
+    if len(answer.get("Successful", ())) + len(refused) < len(entries):
+        named = {each["Id"] for each in (*answer.get("Successful", ()), *refused)}
+        silent = [entry["Id"] for entry in entries if entry["Id"] not in named]
+        return [*refused, *({"Id": id_, "Code": "NotAnswered", "SenderFault": False} for id_ in silent)]
+    return refused
+
+
+class AwsClient:
+    """SQS over aiobotocore."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._stack = AsyncExitStack()
+        self._sqs: Any = None
+
+    def __repr__(self) -> str:
+        return f"<AwsClient {self._place} [{'closed' if self._sqs is None else 'open'}]>"
+
+    async def connect(self, region: str | None, profile: str | None, endpoint: str | None, role: str | None, connections: int) -> None:
+        """Read the credentials' settings; SQS itself is not asked yet."""
+        with _mapped(self._place):
+            session = AioSession(profile=profile)
+            if role is not None:
+                session = await _assuming(session, role, region)
+            config = AioConfig(
+                max_pool_connections=connections,
+                connect_timeout=5,
+                read_timeout=30,  # above the longest long poll (20 s)
+                # One retry hides a kept connection that the server had closed; more is the engine's, or tenacity's, to do.
+                retries={"mode": "standard", "total_max_attempts": 2},
+            )
+            client = session.create_client("sqs", region_name=region, endpoint_url=endpoint, config=config)
+            self._sqs = await self._stack.enter_async_context(client)
+
+    async def receive(self, queue: str, most: int, wait: int, visibility: int) -> Sequence[Message]:
+        answer = await self._ask(
+            "receive_message",
+            QueueUrl=queue,
+            MaxNumberOfMessages=most,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=visibility,
+            MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        )
+        messages: Sequence[Message] = answer.get("Messages", ())
+        return messages
+
+    async def delete(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
+        return _refusals(entries, await self._ask("delete_message_batch", QueueUrl=queue, Entries=list(entries)))
+
+    async def change_visibility(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
+        return _refusals(entries, await self._ask("change_message_visibility_batch", QueueUrl=queue, Entries=list(entries)))
+
+    async def queue_url(self, name: str, owner: str | None) -> str:
+        account = {} if owner is None else {"QueueOwnerAWSAccountId": owner}
+        answer = await self._ask("get_queue_url", QueueName=name, **account)
+        return str(answer.get("QueueUrl", ""))
+
+    async def attributes(self, queue: str) -> Mapping[str, str]:
+        answer = await self._ask("get_queue_attributes", QueueUrl=queue, AttributeNames=["All"])
+        found: Mapping[str, str] = answer.get("Attributes", {})
+        return found
+
+    async def _ask(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
+        with _mapped(self._place):
+            answer: Mapping[str, Any] = await getattr(self._sqs, operation)(**parameters)
+        # botocore takes a proxy's page for an empty answer: a queue that is always empty, deletes that never fail.
+        kind = answer["ResponseMetadata"]["HTTPHeaders"].get("content-type", "")
+        if "json" not in kind:
+            raise NotConnected(
+                f"{self._place}: what answers is no SQS (it sent {kind or 'no content type'}); check `endpoint`, and proxies"
+            )
+        return answer
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+        self._sqs = None
+
+
+class _RoleProvider:
+    """Credentials of a role, got from STS when they are first used, and again before they expire."""
+
+    METHOD = "assume-role"
+    CANONICAL_NAME = None
+
+    def __init__(self, fetcher: AioAssumeRoleCredentialFetcher) -> None:
+        self._fetcher = fetcher
+
+    async def load(self) -> AioDeferredRefreshableCredentials:
+        return AioDeferredRefreshableCredentials(refresh_using=self._fetcher.fetch_credentials, method=self.METHOD)
+
+
+async def _assuming(base: AioSession, role: str, region: str | None) -> AioSession:
+    """A session whose credentials are those of `role`, assumed with the credentials of `base`."""
+    source = await base.get_credentials()
+    if source is None:
+        raise exceptions.NoCredentialsError
+
+    def create(service: str, **options: Any) -> Any:
+        return base.create_client(service, region_name=region, **options)
+
+    fetcher = AioAssumeRoleCredentialFetcher(create, source, role, extra_args={"RoleSessionName": "poller"})
+    session = AioSession()
+    session.register_component("credential_provider", AioCredentialResolver(providers=[_RoleProvider(fetcher)]))
+    return session

@@ -1,0 +1,181 @@
+"""Functions in this process: without its protection, and without its price.
+
+`inline = "loop"` calls a sync function on the loop: nothing else runs meanwhile, and it cannot be stopped. `inline = "thread"` calls it in
+a thread: at the deadline the batch fails while the thread runs on, and at LOST_LIMIT such calls the function is given up. Coroutine
+functions always run on the loop, and are cancelled at the deadline. The context and the faults are those of a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import orjson
+
+from handlers import faults
+from handlers.child import Broken, context_class, described, marshal, orjson_dumps
+from handlers.loading import Namespace
+from handlers.task import Task, task_of
+from handlers.threads import Threads
+from poller.errors import HandlerError
+from poller.model import Call, Fault, Response, Returned
+from poller.protocols import Event, Handler
+from poller.settings import FunctionLog, FunctionSettings
+
+LOST_LIMIT = 8
+CANCEL_LIMIT = 1.0
+"""Seconds a cancelled coroutine has to end before it counts as lost."""
+
+NULL = Returned(b"null")
+_dumps = orjson_dumps(orjson)
+
+
+def connect(settings: FunctionSettings, log: FunctionLog) -> Handler:  # noqa: ARG001  # what it prints is this process's own output
+    """Raises HandlerError for a folder or file that is named and not there, and for settings that only a process of its own can have."""
+    for key, value in (("environment", settings.environment), ("memory", settings.memory), ("python", settings.python)):
+        if value:
+            raise HandlerError(f"function {settings.name}: {key} needs a process of its own; remove inline, or remove {key}")
+    task = task_of(settings)
+    return Inline(task, in_thread=settings.inline == "thread")
+
+
+class Inline:
+    """One function, loaded at its first invocation, and again at the next when that failed."""
+
+    def __init__(self, task: Task, *, in_thread: bool) -> None:
+        self._task = task
+        self._in_thread = in_thread
+        self._context = context_class(task.variables(), task.arn)
+        self._namespace: Namespace | None = None
+        self._function: Callable[[Any, Any], Any] | None = None
+        self._is_async = False
+        self._lost_tasks = 0
+        self._threads: Threads[Response] = Threads(f"function {task.settings.name}")
+        self._closed = False
+
+    def __repr__(self) -> str:
+        way = "async" if self._is_async else "thread" if self._in_thread else "loop"
+        return f"<Inline {self._task.settings.name} [{way}, {self.lost} lost]>"
+
+    @property
+    def lost(self) -> int:
+        """Calls that outlived their deadline and still run."""
+        return self._threads.lost + self._lost_tasks
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        """Run the function once. Raises HandlerError after `aclose`, and while LOST_LIMIT earlier calls still run past their deadline."""
+        function = self._function
+        if function is None:
+            loaded = self._load(call)
+            if isinstance(loaded, Fault):
+                return loaded
+            function = loaded
+        context = self._context(call.request_id, call.deadline)
+        if self._is_async:
+            return await self._cancellable(function, event, context, call)
+        if self._in_thread:
+            self._check_lost()
+            work = partial(self._run, function, event.mapping(), context, call.request_id)
+            response = await self._threads.call(work, max(0.0, call.deadline - time.time()))
+            return response or faults.timed_out(call.request_id, call.timeout)
+        return self._run(function, event.mapping(), context, call.request_id)
+
+    async def aclose(self) -> None:
+        """Forget the function. What is lost runs on until it ends by itself, or this process does."""
+        self._closed = True
+        self._function = None
+        self._threads.close()
+        if self._namespace is not None:
+            self._namespace.close()
+
+    def _run(self, function: Callable[[Any, Any], Any], event: Any, context: Any, request_id: str) -> Response:
+        try:
+            result = function(event, context)
+            return NULL if result is None else Returned(marshal(result, _dumps))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a function must not end this program
+            return self._fault(error, request_id)
+
+    async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, context: Any, call: Call) -> Response:
+        self._check_lost()
+        # A task of its own: one that swallows its cancellation can be left behind, and the invocation still ends.
+        try:
+            task = asyncio.ensure_future(function(event.mapping(), context))
+        except Exception as error:  # it takes other arguments
+            return self._fault(error, call.request_id)
+        try:
+            await asyncio.wait((task,), timeout=max(0.0, call.deadline - time.time()))
+            if not task.done():
+                await self._end(task)
+                return faults.timed_out(call.request_id, call.timeout)
+        except asyncio.CancelledError:
+            await self._end(task)
+            raise
+        if task.cancelled():
+            return Fault("error", "CancelledError", "the function cancelled itself")
+        raised = task.exception()
+        if raised is not None:
+            return self._fault(raised, call.request_id)
+        return self._run(lambda *_: task.result(), None, None, call.request_id)
+
+    async def _end(self, task: asyncio.Future[Any]) -> None:
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_LIMIT)
+        if not task.done():
+            self._lost_tasks += 1
+            task.add_done_callback(self._found)
+        elif not task.cancelled():
+            task.exception()  # looked at: or asyncio would complain that nobody did
+
+    def _found(self, task: asyncio.Future[Any]) -> None:
+        self._lost_tasks -= 1
+        if not task.cancelled():
+            task.exception()
+
+    def _load(self, call: Call) -> Callable[[Any, Any], Any] | Fault:
+        if self._closed:
+            raise HandlerError(f"function {self._task.settings.name} is closed; no invocation can begin")
+        if self._namespace is None:
+            self._namespace = Namespace(self._task.settings.name, self._task.code)
+        try:
+            function = self._namespace.load(self._task.settings.handler)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever the module code does
+            return self._fault(error, call.request_id, loading=True)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._function = function
+        return function
+
+    def _fault(self, error: BaseException, request_id: str, *, loading: bool = False) -> Fault:
+        if isinstance(error, SystemExit):
+            return faults.exited(request_id, _status(error), "init" if loading else "exit")
+        type_, message, trace = described(error)
+        if self._namespace is not None:
+            message = self._namespace.public(message)
+        if loading:
+            return Fault("init", type_, message, trace)
+        large = isinstance(error, Broken) and type_ == "Function.ResponseSizeTooLarge"
+        return Fault("large" if large else "error", type_, message, trace)
+
+    def _check_lost(self) -> None:
+        if self.lost >= LOST_LIMIT:
+            raise HandlerError(
+                f"function {self._task.settings.name}: {self.lost} calls still run after their deadline and cannot be stopped; "
+                "raise its timeout, or remove inline: a process of its own can be killed"
+            )
+
+
+def _status(error: SystemExit) -> int:
+    """The exit status that Python would give: `sys.exit("text")` is 1, `sys.exit()` is 0."""
+    if error.code is None:
+        return 0
+    with contextlib.suppress(TypeError, ValueError):
+        return int(error.code) & 0xFF
+    return 1

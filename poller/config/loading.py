@@ -1,0 +1,228 @@
+"""From a file to a `Config`: every problem of the file is found before any is raised."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from poller import units
+from poller.config.functions import Functions
+from poller.config.lines import Lines, TomlPath
+from poller.config.mappings import Mappings
+from poller.config.problems import Problems, closest, dotted, shown
+from poller.config.schema import DEFAULT_LISTEN, DEFAULT_STORE, PollerTable
+from poller.config.secrets import Secrets
+from poller.config.tables import Tables
+from poller.config.tree import Address, Config, MappingConfig
+from poller.errors import ConfigError
+from poller.registry import Registry
+from poller.settings import FunctionSettings, Traits
+
+TABLES = ("poller", "functions", "mappings")
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>\d{1,5})")
+_POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+
+
+def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
+    """Read the file, check everything that can be checked without a network, resolve secrets. Raises ConfigError with all problems.
+
+    `environ` is where `env:NAME` looks, and where PATH comes from; nothing else of it is used.
+    """
+    text = _text(path)
+    raw = _parsed(path, text)
+    base = path.absolute().parent
+    problems = Problems(str(path), Lines(text))
+    secrets = Secrets(environ, base)
+    tables = Tables(problems, secrets)
+    for key in raw:
+        if key not in TABLES:
+            tables.unknown((key,), TABLES)
+    daemon = tables.read(_table(problems, raw, "poller"), PollerTable, ("poller",)) or PollerTable()
+    store_url, state = _store(problems, daemon.store, base)
+    listen = _listen(problems, daemon.listen)
+    functions = _functions(problems, raw, Functions(tables, problems, registry, base, environ.get("PATH", "")))
+    mappings = _mappings(problems, raw, Mappings(tables, problems, registry, secrets, functions, daemon.defaults))
+    grace = units.duration(daemon.shutdown_grace)
+    _warn(problems, functions, grace, store_url)
+    problems.check()
+    return Config(
+        path=base / path.name,
+        store_url=store_url,
+        state=state,
+        listen=listen,
+        shutdown_grace=grace,
+        log=daemon.log,
+        log_level=daemon.log_level,
+        functions=functions,
+        mappings=mappings,
+        warnings=problems.warnings,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name the configuration, or write a first one with `poller init`") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: found a byte that is not UTF-8; allowed UTF-8 text, as TOML is") from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    # ValueError: TOMLDecodeError, and numbers too long for int(). RecursionError: arrays in arrays in arrays.
+    except (ValueError, RecursionError) as error:
+        message = str(error) if isinstance(error, ValueError) else "values are nested too deep"
+        position = _POSITION.search(message)
+        if position is None:
+            raise ConfigError(f"{path}: not TOML: {message}") from None
+        line = int(position["line"]) if position["line"] else text.count("\n") + (not text.endswith("\n"))
+        where = f"column {position['column']}" if position["column"] else "end of the file"
+        raise ConfigError(f"{path}:{line}: not TOML: {message[: position.start()]} ({where})") from None
+
+
+def _table(problems: Problems, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The table of that name, empty when it is absent or, with a problem, something else."""
+    value = raw.get(key, {})
+    if isinstance(value, dict):
+        return value
+    problems.add((key,), shown(value), f"a table: [{key}]" if key == "poller" else f"tables: [{key}.NAME]")
+    return {}
+
+
+def _entries(problems: Problems, raw: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """The named tables below `key`; what is none, or has a bad name, is a problem."""
+    entries = {}
+    for name, value in _table(problems, raw, key).items():
+        if not _NAME.fullmatch(name):
+            problems.add((key, name), f"the name {shown(name)}", "letters, digits, _ and -")
+        if isinstance(value, dict):
+            entries[name] = value
+        else:
+            problems.add((key, name), shown(value), f"a table: [{dotted((key, 'NAME'))}]")
+    return entries
+
+
+def _functions(problems: Problems, raw: Mapping[str, Any], reader: Functions) -> dict[str, FunctionSettings]:
+    read = {name: reader.read(name, table) for name, table in _entries(problems, raw, "functions").items()}
+    return {name: settings for name, settings in read.items() if settings is not None}
+
+
+def _mappings(problems: Problems, raw: Mapping[str, Any], reader: Mappings) -> dict[str, MappingConfig]:
+    entries = _entries(problems, raw, "mappings")
+    # A misspelt [mappings] was reported by its name already.
+    if not entries and not any(closest(key, ["mappings"]) for key in raw):
+        problems.add((), "no mapping", "at least one [mappings.NAME] table, with its function and its [mappings.NAME.source]")
+    declared = raw.get("functions", {})
+    read = {}
+    for name, table in entries.items():
+        _known_function(problems, ("mappings", name, "function"), table.get("function"), declared if isinstance(declared, dict) else {})
+        if (result := reader.read(name, table)) is not None:
+            read[name] = result
+    _unique_ids(problems, entries)
+    _unique_sources(problems, read)
+    return {name: mapping for name, (mapping, _) in read.items()}
+
+
+def _known_function(problems: Problems, path: TomlPath, function: Any, declared: Mapping[str, Any]) -> None:
+    if isinstance(function, str) and function not in declared:
+        known = ", ".join(sorted(declared)) or "none: there is no [functions.NAME] table"
+        problems.add(path, f"the function {shown(function)}, which does not exist", known, closest(function, declared))
+
+
+def _unique_ids(problems: Problems, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    owners: dict[str, str] = {}
+    for name, table in entries.items():
+        key = table.get("id", name)
+        path: TomlPath = ("mappings", name, "id")
+        if not isinstance(key, str):
+            continue
+        if "id" in table and not _NAME.fullmatch(key):
+            problems.add(path, f"the id {shown(key)}", "letters, digits, _ and -")
+        owner = owners.setdefault(key, name)
+        if owner != name:
+            line = problems.line(("mappings", owner, "id"))
+            problems.add(
+                path, f"the id {shown(key)}, which is that of [{dotted(('mappings', owner))}] (line {line}) too", "an id of its own"
+            )
+
+
+def _unique_sources(problems: Problems, read: Mapping[str, tuple[MappingConfig, Traits]]) -> None:
+    """AWS answers ResourceConflictException: two mappings of one queue to one function only compete for its messages."""
+    seen: list[tuple[str, MappingConfig]] = []
+    for name, (mapping, traits) in read.items():
+        if traits.kind != "queue":
+            continue
+        function = mapping.settings.function
+        for other, first in seen:
+            if (first.settings.function, first.type, first.options) == (function, mapping.type, mapping.options):
+                line = problems.line(("mappings", other))
+                problems.add(
+                    ("mappings", name, "source"),
+                    f"the queue and the function {shown(function)} of [{dotted(('mappings', other))}] (line {line}) again",
+                    "one mapping of a queue to a function: raise its maximum_concurrency instead",
+                )
+                break
+        seen.append((name, mapping))
+
+
+def _store(problems: Problems, url: str | None, base: Path) -> tuple[str, Path]:
+    """(URL with an absolute path, folder of the local sources)."""
+    default = base / DEFAULT_STORE
+    if url is None:
+        return f"sqlite://{default}", default.parent
+    scheme, _, place = url.partition(":")
+    if scheme == "memory" and not place:
+        return url, default.parent
+    # sqlite:///absolute, sqlite:relative and sqlite://relative: two slashes more or less are easily forgotten.
+    name = place[2:] if place.startswith("//") else place
+    path = base / name
+    if scheme != "sqlite" or not name:
+        plain_path = ":" not in url and url.endswith((".db", ".sqlite", ".sqlite3"))
+        problems.add(
+            ("poller", "store"),
+            shown(url),
+            f'"sqlite:{DEFAULT_STORE}", "sqlite:///absolute/path", or "memory:"',
+            json.dumps(f"sqlite:{url}") if plain_path else None,
+        )
+    elif path.is_dir() or name.endswith("/"):
+        problems.add(
+            ("poller", "store"),
+            f"{shown(url)}, a folder",
+            "a file; its folder is made when it is missing",
+            json.dumps(f"{url.rstrip('/')}/poller.db"),
+        )
+    return f"sqlite://{path}", path.parent
+
+
+def _listen(problems: Problems, text: str) -> Address:
+    match = _LISTEN.fullmatch(text)
+    if match is None or int(match["port"]) > 65_535:
+        meant = json.dumps(f"127.0.0.1:{text.lstrip(':')}") if text.lstrip(":").isdecimal() else None
+        problems.add(("poller", "listen"), shown(text), f'host:port, such as "{DEFAULT_LISTEN}" or "[::1]:8780"', meant)
+        return Address("127.0.0.1", 0)
+    return Address(match["six"] or match["host"], int(match["port"]))
+
+
+def _warn(problems: Problems, functions: Mapping[str, FunctionSettings], grace: float, store_url: str) -> None:
+    for name, function in functions.items():
+        if function.timeout > grace:
+            problems.warn(
+                ("functions", name, "timeout"),
+                f"the timeout {units.show_duration(function.timeout)} is longer than [poller] shutdown_grace "
+                f"{units.show_duration(grace)}: a stop may end an invocation that would have succeeded, which then runs again",
+            )
+    if store_url == "memory:":
+        problems.warn(("poller", "store"), "memory: keeps checkpoints and failures only as long as the process runs")

@@ -1,0 +1,143 @@
+"""`[mappings.NAME]` -> `MappingConfig`: the source's options, the rules, the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from poller import units
+from poller.config.lines import TomlPath
+from poller.config.problems import Problems, shown
+from poller.config.rules import UNREAD, Case, breaches
+from poller.config.schema import BackoffTable, Defaults, MappingTable
+from poller.config.secrets import Secrets
+from poller.config.tables import Tables
+from poller.config.tree import MappingConfig, digest
+from poller.errors import ConfigError, PluginError
+from poller.registry import CONNECTORS, Registry
+from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings, Traits
+
+SAFE_RETRIES = 10
+
+
+class SourceConfig(NamedTuple):
+    """A source that was read: its type, its connector's options and their traits."""
+
+    type: str
+    options: Any
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Mappings:
+    """Reads the mappings of one file. `functions` are those that could be read; `defaults` is what `[poller]` says."""
+
+    tables: Tables
+    problems: Problems
+    registry: Registry
+    secrets: Secrets
+    functions: Mapping[str, FunctionSettings]
+    defaults: Defaults
+
+    def read(self, name: str, raw: Mapping[str, Any]) -> tuple[MappingConfig, Traits] | None:
+        """None when the table cannot be used; every problem that was seen is reported."""
+        path: TomlPath = ("mappings", name)
+        table = self.tables.read(raw, MappingTable, path)
+        source = self._source(raw["source"], (*path, "source")) if isinstance(raw.get("source"), dict) else None
+        if table is None:
+            return None
+        kind, traits = (source.type, source.traits) if source else ("", UNREAD)
+        case = Case(table, raw, kind, traits, safe=(table.defaults or self.defaults) == "safe")
+        for breach in breaches(case):
+            self.problems.add((*path, breach.key), breach.found, breach.allowed, breach.meant)
+        if source is None:
+            return None
+        self._warn(case, path)
+        settings = _settings(name, case, self.functions.get(table.function))
+        made = digest(settings, source.type, source.options, table.enabled)
+        return MappingConfig(settings, source.type, source.options, table.enabled, made), source.traits
+
+    def _source(self, raw: Mapping[str, Any], path: TomlPath) -> SourceConfig | None:
+        kind = raw.get("type")
+        known = ", ".join(self.registry.names(CONNECTORS))
+        if not isinstance(kind, str):
+            found = "no key 'type'" if kind is None else shown(kind)
+            self.problems.add((*path, "type"), found, known or "none: no connector is installed")
+            return None
+        try:
+            connector = self.registry.connector(kind)
+        except PluginError as error:
+            self.problems.say((*path, "type"), str(error))
+            return None
+        before = len(self.problems)
+        resolved = self.tables.resolved({key: value for key, value in raw.items() if key != "type"}, path)
+        options = self.tables.read(resolved, connector.options, path, ignore=frozenset({"type"}))
+        if options is None:
+            return None
+        try:
+            return SourceConfig(kind, options, connector.traits(options))
+        except (ConfigError, ValueError) as error:
+            # What options contradict may follow from the problem that was just reported: then only that one is said.
+            if len(self.problems) == before:
+                for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
+                    self.problems.say(_place(problem, resolved, path), self.secrets.redact(problem))
+            return None
+
+    def _warn(self, case: Case, path: TomlPath) -> None:
+        table = case.table
+        if case.traits.kind == "stream" and _retries(case) is None and table.maximum_record_age in {None, -1}:
+            why = "" if table.maximum_retry_attempts == -1 else ', as defaults = "aws" has it'
+            self.problems.warn(
+                (*path, "maximum_retry_attempts"),
+                f"a batch that fails is retried for ever{why}: one bad record holds up everything behind it in its shard or partition "
+                "until the source drops it; set maximum_retry_attempts, or maximum_record_age",
+            )
+
+
+def _place(problem: str, options: Mapping[str, Any], path: TomlPath) -> TomlPath:
+    """The key that a connector's sentence begins with ("wait_time: ...", "redrive.queue = ..."), if it does; else the table."""
+    place: Any = options
+    for key in problem.partition(" ")[0].strip("`'\":,").split("."):
+        if not isinstance(place, dict) or key not in place:
+            break
+        path, place = (*path, key), place[key]
+    return path
+
+
+def _retries(case: Case) -> int | None:
+    """None is for ever."""
+    if case.table.maximum_retry_attempts is None:
+        return SAFE_RETRIES if case.safe else None
+    return None if case.table.maximum_retry_attempts == -1 else case.table.maximum_retry_attempts
+
+
+def _settings(name: str, case: Case, function: FunctionSettings | None) -> MappingSettings:
+    table = case.table
+    age = table.maximum_record_age
+    bisect = table.bisect_batch_on_function_error
+    if case.traits.kind == "queue":
+        width = table.maximum_concurrency or (function.concurrency if function else 1)
+    else:
+        width = table.parallelization_factor or 1
+    return MappingSettings(
+        id=table.id or name,
+        name=name,
+        function=table.function,
+        batching=Batching(size=case.size, window=case.window),
+        failure=FailureSettings(
+            maximum_retry_attempts=_retries(case),
+            maximum_record_age=units.duration(age) if isinstance(age, str) else None,
+            bisect=case.safe if bisect is None else bisect,
+            reporting=bool(table.function_response_types),
+            maximum_receive_count=table.maximum_receive_count,
+            backoff=_backoff(table.retry_backoff),
+            backoff_set=table.retry_backoff is not None,
+        ),
+        width=width,
+        safe=case.safe,
+    )
+
+
+def _backoff(table: BackoffTable | None) -> Backoff:
+    return Backoff() if table is None else Backoff(units.duration(table.initial), units.duration(table.maximum))

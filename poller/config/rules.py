@@ -1,0 +1,150 @@
+"""What the keys of a mapping may say, given its source's traits. Pure: a rule looks at one case and yields what breaks it.
+
+Limits that protect hold always; AWS's own limits hold under `defaults = "aws"`, where a file is meant to mean what it means on AWS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from poller import units
+from poller.config.problems import shown
+from poller.config.schema import MappingTable
+from poller.settings import Traits
+
+MAXIMUM_BATCH_SIZE = 10_000
+MAXIMUM_BATCHING_WINDOW = 300.0
+MAXIMUM_FIFO_BATCH_SIZE = 10
+
+
+class Breach(NamedTuple):
+    """What breaks a rule: a key of the mapping, and the halves of the problem's sentence."""
+
+    key: str
+    found: str
+    allowed: str
+    meant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A mapping's table, as read and as written, the type of its source ("" when it could not be read), and the source's traits."""
+
+    table: MappingTable
+    raw: Mapping[str, Any]
+    type: str
+    traits: Traits
+    safe: bool
+
+    @property
+    def window(self) -> float:
+        """Seconds."""
+        if self.table.maximum_batching_window is None:
+            return 0.0 if self.traits.fifo else self.traits.default_batching_window
+        return units.duration(self.table.maximum_batching_window)
+
+    @property
+    def size(self) -> int:
+        return self.table.batch_size or self.traits.default_batch_size
+
+
+# Of a source that could not be read: allows whatever some source allows, so that no breach is reported that is none.
+UNREAD = Traits(kind="stream", default_batch_size=1)
+
+Rule = Callable[[Case], Iterator[Breach]]
+
+_REPORT = 'function_response_types = ["ReportBatchItemFailures"]'
+
+# Key -> (the kind of source it is for, what to use instead on the other kind).
+_KINDS: dict[str, tuple[Literal["queue", "stream"], str]] = {
+    "maximum_retry_attempts": ("stream", "maximum_receive_count, or the queue's redrive policy"),
+    "bisect_batch_on_function_error": ("stream", f"{_REPORT}: a queue gives back single messages"),
+    "maximum_record_age": ("stream", "the queue's own retention, or maximum_receive_count"),
+    "parallelization_factor": ("stream", "maximum_concurrency"),
+    "maximum_concurrency": ("queue", "parallelization_factor, or the function's concurrency"),
+    "maximum_receive_count": ("queue", "maximum_retry_attempts"),
+}
+
+
+def breaches(case: Case) -> Iterator[Breach]:
+    """Everything that the case breaks."""
+    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, age_rule, backoff_rule)
+    for rule in rules if case.safe else (*rules, aws_batching_rule, aws_age_rule, aws_range_rule):
+        yield from rule(case)
+
+
+def kind_rule(case: Case) -> Iterator[Breach]:
+    for key, (kind, instead) in _KINDS.items():
+        if case.type and key in case.raw and case.traits.kind != kind:
+            found = f'a key for {kind}s, and the source type "{case.type}" is a {case.traits.kind}'
+            yield Breach(key, found, f"on a {case.traits.kind}: {instead}")
+
+
+def size_rule(case: Case) -> Iterator[Breach]:
+    most = min(case.traits.maximum_batch_size, MAXIMUM_FIFO_BATCH_SIZE if case.traits.fifo else MAXIMUM_BATCH_SIZE)
+    if case.table.batch_size is not None and case.table.batch_size > most:
+        yield Breach("batch_size", str(case.table.batch_size), f"1 to {most}" + (" for a FIFO queue" if case.traits.fifo else ""))
+
+
+def window_rule(case: Case) -> Iterator[Breach]:
+    most = 0.0 if case.traits.fifo else min(case.traits.maximum_batching_window, MAXIMUM_BATCHING_WINDOW)
+    if case.table.maximum_batching_window is None or case.window <= most:
+        return
+    found = shown(case.table.maximum_batching_window)
+    if most:
+        yield Breach("maximum_batching_window", found, f'"0s" to "{most:g}s"')
+    else:
+        what = "for a FIFO queue" if case.traits.fifo else f'for the source type "{case.type}"'
+        yield Breach("maximum_batching_window", found, f"no window {what}")
+
+
+def age_rule(case: Case) -> Iterator[Breach]:
+    age = case.table.maximum_record_age
+    if isinstance(age, str) and not units.duration(age):
+        yield Breach("maximum_record_age", shown(age), "more than nothing, or -1 for any age")
+
+
+def backoff_rule(case: Case) -> Iterator[Breach]:
+    backoff = case.table.retry_backoff
+    if backoff is not None and units.duration(backoff.initial) > units.duration(backoff.maximum):
+        yield Breach("retry_backoff", f"initial {shown(backoff.initial)} above maximum {shown(backoff.maximum)}", "initial up to maximum")
+
+
+# --- AWS's own limits (aws-esm: Validation errors, Parameters) ---------------------------------------------------------------------
+
+
+def aws_batching_rule(case: Case) -> Iterator[Breach]:
+    written = case.table.maximum_batching_window
+    # The default of a source may be what AWS lets nobody write (Kafka's 500 ms): leaving it so is allowed.
+    if written is not None and not case.window.is_integer() and case.window != case.traits.default_batching_window:
+        yield Breach("maximum_batching_window", shown(written), _aws("whole seconds"), f'"{max(1, round(case.window))}s"')
+    queue = case.traits.kind == "queue" and not case.traits.fifo
+    if queue and case.table.batch_size is not None and case.size > 10 and not case.window:
+        yield Breach(
+            "batch_size",
+            f"{case.size} without a maximum_batching_window",
+            _aws('at most 10 on a queue, or maximum_batching_window = "1s" and more'),
+        )
+
+
+def aws_age_rule(case: Case) -> Iterator[Breach]:
+    age = case.table.maximum_record_age
+    if isinstance(age, str) and not ((seconds := units.duration(age)).is_integer() and 60 <= seconds <= 604_800) and seconds:
+        yield Breach("maximum_record_age", shown(age), _aws('whole seconds from "60s" to "604800s" ("7d"), or -1'))
+
+
+def aws_range_rule(case: Case) -> Iterator[Breach]:
+    ranges = (
+        ("maximum_retry_attempts", case.table.maximum_retry_attempts, -1, 10_000),
+        ("parallelization_factor", case.table.parallelization_factor, 1, 10),
+        ("maximum_concurrency", case.table.maximum_concurrency, 2, 1000),
+    )
+    for key, value, low, high in ranges:
+        if value is not None and not low <= value <= high:
+            yield Breach(key, str(value), _aws(f"{low} to {high}"))
+
+
+def _aws(allowed: str) -> str:
+    return f'under defaults = "aws": {allowed}'

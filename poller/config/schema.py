@@ -1,0 +1,190 @@
+"""The keys of the file, table by table: names, types, defaults, a sentence each. `reference.py` prints them, `tables.py` checks them.
+
+A default of None means that it depends: the `default` in `extra` says on what. `unit` marks strings that are durations or sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+DEFAULT_LISTEN = "127.0.0.1:8780"
+DEFAULT_STORE = ".poller/poller.db"
+
+Defaults: TypeAlias = Literal["safe", "aws"]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class PollerTable(Struct, frozen=True, kw_only=True):
+    """The daemon itself."""
+
+    store: Annotated[
+        str | None,
+        Meta(
+            description="Where checkpoints, leases and the journal live: `sqlite:` and a path (relative to this file), or `memory:`, which "
+            "forgets everything when the process ends. Local sources keep their data in the same folder.",
+            extra={"default": f"`sqlite:{DEFAULT_STORE}`"},
+        ),
+    ] = None
+    listen: Annotated[str, Meta(description="Host and port of health and metrics.")] = DEFAULT_LISTEN
+    defaults: Annotated[
+        Defaults,
+        Meta(
+            description="The policy where a mapping says nothing: `safe` (10 retries, bisect on) or `aws` (AWS's own: retries for ever; "
+            "and AWS's own limits are errors)."
+        ),
+    ] = "safe"
+    shutdown_grace: Annotated[
+        str,
+        Meta(
+            description="How long a stop waits for running invocations; then they are ended and tried again later.",
+            extra={"unit": "duration"},
+        ),
+    ] = "25s"
+    log: Annotated[Literal["auto", "text", "json"], Meta(description="The form of log lines; `auto` is text at a terminal, else JSON.")] = (
+        "auto"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines that are logged.")] = "info"
+
+
+class FunctionTable(Struct, frozen=True, kw_only=True):
+    """One function: an ordinary Lambda function, by name."""
+
+    handler: Annotated[str, Meta(description="What to call: `file.py:name`, or Lambda's own `module.name`.")]
+    code: Annotated[
+        str | None,
+        Meta(
+            description="The folder of the code: the task root, and first on the function's path.",
+            extra={"default": "the folder of this file"},
+        ),
+    ] = None
+    timeout: Annotated[str, Meta(description="When an invocation is ended and counts as failed.", extra={"unit": "duration"})] = "3s"
+    memory: Annotated[
+        str | None, Meta(description="How much memory one environment may use.", extra={"unit": "size", "default": "no limit"})
+    ] = None
+    concurrency: Annotated[
+        Positive | None,
+        Meta(
+            description="The most invocations at once, over all mappings.",
+            extra={"default": "2 x CPUs; 64 with `inline`"},
+        ),
+    ] = None
+    environment: Annotated[
+        dict[str, str],
+        Meta(
+            description="The function's environment variables, besides Lambda's own; the daemon's are never passed on. Values may be "
+            "references: `env:NAME`, `file:/path`.",
+            extra={"default": "`{}`"},
+        ),
+    ] = {}
+    inline: Annotated[
+        Literal["loop", "thread"] | None,
+        Meta(
+            description="Run in this process instead of one of its own: on the event loop, or in a thread.",
+            extra={"default": "a process of its own"},
+        ),
+    ] = None
+    python: Annotated[
+        str | None,
+        Meta(
+            description="The interpreter of the function's process: a path to it, or to a virtual environment.",
+            extra={"default": "the interpreter that runs poller"},
+        ),
+    ] = None
+    type: Annotated[
+        str | None,
+        Meta(
+            description="The kind of handler, one that is installed (`poller connectors`).",
+            extra={"default": "`python`, or `inline` if that is set"},
+        ),
+    ] = None
+    options: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="The options of an installed kind of handler; the kinds `python` and `inline` have none.", extra={"default": "`{}`"}
+        ),
+    ] = None
+
+
+class BackoffTable(Struct, frozen=True, kw_only=True):
+    """Exponential, with full jitter."""
+
+    initial: Annotated[str, Meta(description="The longest wait after the first failure.", extra={"unit": "duration"})] = "1s"
+    maximum: Annotated[str, Meta(description="The longest wait after any failure.", extra={"unit": "duration"})] = "60s"
+
+
+class MappingTable(Struct, frozen=True, kw_only=True):
+    """One event source mapping. Its source is the table `[mappings.NAME.source]`: `type`, and the options of that type."""
+
+    function: Annotated[str, Meta(description="The function to invoke: the name of a `[functions.NAME]` table.")]
+    source: Annotated[dict[str, Any], Meta(description="What to poll: `type` and the options of that type.")]
+    id: Annotated[
+        str | None,
+        Meta(
+            description="What progress and failures are kept under; set it to rename a mapping without losing its place.",
+            extra={"default": "the mapping's name"},
+        ),
+    ] = None
+    enabled: Annotated[bool, Meta(description="`false` pauses the mapping; its place is kept.")] = True
+    defaults: Annotated[
+        Defaults | None, Meta(description="As `defaults` of `[poller]`, for this mapping.", extra={"default": "as in `[poller]`"})
+    ] = None
+    batch_size: Annotated[
+        Positive | None,
+        Meta(description="The most records of one invocation, up to 10,000 (FIFO queues: 10).", extra={"default": "the source's"}),
+    ] = None
+    maximum_batching_window: Annotated[
+        str | None,
+        Meta(
+            description="How long a batch may wait for more records, from its first one on, up to 300 s; not for FIFO queues.",
+            extra={"unit": "duration", "default": "the source's, mostly `0s`"},
+        ),
+    ] = None
+    function_response_types: Annotated[
+        list[Literal["ReportBatchItemFailures"]],
+        Meta(description='`["ReportBatchItemFailures"]`: the function names the records that failed.', extra={"default": "`[]`"}),
+    ] = []
+    maximum_retry_attempts: Annotated[
+        Annotated[int, Meta(ge=-1)] | None,
+        Meta(
+            description="Streams: how often a failed batch is tried again; -1 is for ever.",
+            extra={"default": "10; -1 under `aws`"},
+        ),
+    ] = None
+    bisect_batch_on_function_error: Annotated[
+        bool | None,
+        Meta(
+            description="Streams: split a failed batch in two until the bad record stands alone.",
+            extra={"default": "true; false under `aws`"},
+        ),
+    ] = None
+    maximum_record_age: Annotated[
+        str | Literal[-1] | None,
+        Meta(
+            description="Streams: how old a record may be and still be tried; -1 is any age.",
+            extra={"unit": "duration", "default": "-1: as long as the source keeps records"},
+        ),
+    ] = None
+    parallelization_factor: Annotated[
+        Positive | None,
+        Meta(description="Streams: batches at once in a shard or partition; records of one key stay in order.", extra={"default": "1"}),
+    ] = None
+    maximum_concurrency: Annotated[
+        Positive | None,
+        Meta(description="Queues: the most batches of this mapping at once.", extra={"default": "the function's `concurrency`"}),
+    ] = None
+    maximum_receive_count: Annotated[
+        Positive | None,
+        Meta(
+            description="Queues: how often a message may be received before it is kept as a failure.",
+            extra={"default": "10 where the queue has no redrive policy; none under `aws`"},
+        ),
+    ] = None
+    retry_backoff: Annotated[
+        BackoffTable | None,
+        Meta(
+            description="How long a failed batch waits before it is tried again, `{ initial, maximum }`.",
+            extra={"default": '`{ initial = "1s", maximum = "60s" }`; queues: the visibility timeout'},
+        ),
+    ] = None

@@ -1,0 +1,91 @@
+"""What a configuration says, as one frozen tree of plain values. Durations are seconds, sizes are bytes, paths are absolute."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from poller.config.secrets import plain
+from poller.settings import FunctionSettings, MappingSettings
+
+
+class Address(NamedTuple):
+    """Where a server listens; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MappingConfig:
+    """One mapping: its settings, the type and options of its source (the connector's own Struct), and whether it runs.
+
+    `digest` changes when the mapping must restart: it covers settings, source, secrets and `enabled`, and not the function, which is
+    compared for itself (`FunctionSettings` are equal or not). It is kept out of the repr because it is made from secrets too.
+    """
+
+    settings: MappingSettings
+    type: str
+    options: Any
+    enabled: bool = True
+    digest: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole file. `path` is the file, `state` the folder of the store, where local sources keep their data.
+
+    `store_url` is `sqlite://` and an absolute path, or `memory:`. `warnings` are lines for a person, in the order of the file.
+    """
+
+    path: Path
+    store_url: str
+    state: Path
+    listen: Address
+    shutdown_grace: float
+    log: Literal["auto", "text", "json"]
+    log_level: Literal["debug", "info", "warning", "error"]
+    functions: dict[str, FunctionSettings]
+    mappings: dict[str, MappingConfig]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start at."""
+        return self.path.parent
+
+
+KIND = "type"
+"""Where `FunctionSettings.options` names the kind of handler, if it is neither `python` nor `inline`."""
+
+
+def handler_kind(settings: FunctionSettings) -> str:
+    """The name of the function's kind of handler in the registry."""
+    named = dict(settings.options).get(KIND)
+    return str(named) if named else "inline" if settings.inline else "python"
+
+
+def digest(settings: MappingSettings, kind: str, options: Any, enabled: bool) -> str:
+    """A hash that is the same in every process as long as the mapping need not restart."""
+    content = [asdict(settings), kind, _plain_options(options), enabled]
+    text = json.dumps(content, sort_keys=True, default=repr, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain_options(options: Any) -> Any:
+    if isinstance(options, msgspec.Struct):
+        return {name: _plain_options(getattr(options, name)) for name in options.__struct_fields__}
+    if isinstance(options, dict):
+        return {str(name): _plain_options(value) for name, value in options.items()}
+    if isinstance(options, Sequence) and not isinstance(options, str | bytes):
+        return [_plain_options(value) for value in options]
+    return plain(options)

@@ -1,0 +1,59 @@
+"""A failure, as the journal keeps it. Pure.
+
+Law 13: a failure's id is a hash of mapping, source identity, lane and record names, so that the same discard twice is one row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import orjson
+
+from poller.model import Entry, Failure, Identifier, KeptRecord
+from poller.protocols import Format
+
+
+def identity(mapping: str, source: str, lane: str, names: Sequence[str]) -> str:
+    """32 hexadecimal digits. Parts are length-prefixed, so that no two lists of parts run together."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (mapping, source, lane, *names):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(4, "big"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def entry(failure: Failure, format: Format, *, mapping: str, source: str, lane: str, function: str, now: float, run: str = "") -> Entry:
+    """The journal's entry: the event's envelope and each record's JSON, so that it replays without broker, source or mapping."""
+    records = failure.records
+    facts, event, names = format.facts(records), format.event(records), format.names(records)
+    head, parts, tail = event.parts()
+    kept = tuple(
+        KeptRecord(name, None if key is None else key.decode(errors="replace"), arrival, bytes(part))
+        for name, key, arrival, part in zip(names, facts.keys(), facts.arrivals(), parts, strict=True)
+    )
+    return Entry(
+        id=identity(mapping, source, lane, names),
+        mapping=mapping,
+        source=source,
+        lane=lane,
+        function=function,
+        reason=failure.reason,
+        attempts=failure.attempts,
+        fault=failure.fault,
+        first=names[0],
+        last=names[-1],
+        time=now,
+        head=head,
+        tail=tail,
+        records=kept,
+        identifiers=tuple(_text(identifier) for identifier in event.identifiers()),
+        kept=failure.kept,
+        run=run,
+    )
+
+
+def _text(identifier: Identifier) -> str:
+    value = identifier if isinstance(identifier, str) else dict(identifier)  # type: ignore[call-overload]
+    return orjson.dumps(value).decode()

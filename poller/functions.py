@@ -1,0 +1,102 @@
+"""A function: its permits, and the handler that runs it.
+
+A permit is the right to run one invocation. Who waits longest gets the next one, whichever mapping or lane it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from poller.errors import HandlerError
+from poller.model import Call, Fault, Response
+from poller.protocols import Event, Handler
+from poller.settings import FunctionSettings
+
+log = logging.getLogger("poller.functions")
+
+
+class Permits:
+    """At most `limit` at once; first come, first served."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Permits [{self.in_use}/{self.limit} in use, {self.waiting} waiting]>"
+
+    @property
+    def free(self) -> int:
+        """How many could be had at once."""
+        return max(0, self.limit - self.in_use - self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        return sum(not waiter.done() for waiter in self._waiting)
+
+    def take(self) -> bool:
+        """One now, if one is free and nobody waits."""
+        if self.in_use < self.limit and not self._waiting:
+            self.in_use += 1
+            return True
+        return False
+
+    async def wait(self) -> None:
+        """One, when it is our turn. Cancelling gives the place in the queue, or the permit, to the next."""
+        if self.take():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.give()  # it was handed to us in the same turn of the loop
+            else:
+                self._waiting.remove(waiter)
+            raise
+
+    def give(self) -> None:
+        """One back: straight to who waits longest."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.in_use -= 1
+
+
+class Function:
+    """A function as the engine runs it: shared by all mappings that name it."""
+
+    def __init__(self, settings: FunctionSettings, handler: Handler) -> None:
+        self.settings = settings
+        self.handler = handler
+        self.permits = Permits(settings.concurrency)
+
+    def __repr__(self) -> str:
+        return f"<Function {self.settings.name} {self.permits!r}>"
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        """Run it once; the caller holds a permit.
+
+        Raises HandlerError when this way of running it is exhausted. What else a handler raises, against its contract, is logged and
+        counts as a failed attempt.
+        """
+        try:
+            return await self.handler.invoke(event, call)
+        except HandlerError:
+            raise
+        except Exception as error:  # one of the two broad catches of the engine: a handler's bug must not end a lane
+            log.exception("the handler of function %s failed", self.name, extra={"function": self.name, "request_id": call.request_id})
+            return Fault("error", f"Handler.{type(error).__name__}", str(error))
+
+    async def aclose(self) -> None:
+        await self.handler.aclose()

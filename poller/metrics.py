@@ -1,0 +1,250 @@
+"""What is counted, and how it is shown to Prometheus: AWS's event source mapping metrics, in snake_case. Pure but for `measure`.
+
+Counters belong to one event loop and are plain numbers: the hot path adds to them without a lock, once a slice, never once a record.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from poller.status import DaemonStatus, LaneStatus, ProcessStatus
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+"""Upper bounds, inclusive, of the buckets of a function's duration, in seconds: 900 s is the longest timeout that Lambda knows."""
+
+
+@dataclass(slots=True)
+class MappingCounters:
+    """What one mapping has done since it started. An event is a record; all but `in_flight` only grow.
+
+    Events: `polled` were read, `filtered` matched no filter, `invoked` were handed to the function (again for every attempt), `failed`
+    were in an invocation that failed or named records as failed, `dropped` were discarded and reached no destination (they are in the
+    journal all the same), `kept` are in the journal, `deleted` were acked, `released` were given back to their queue.
+    Batches: `batches` were cut from what was read, `begun` is how often `Lane.begin` returned, `invocations` how often the function was
+    called: `faults`, `partials` and `throttles` are those that ended as Fault, Partial or Busy. `in_flight` run now.
+    `retries`, `splits`, `discards`: what the policy decided. `handler_seconds` and `durations`: see `observe`.
+    Troubles: `polling_errors` are fetches that failed, `save_errors` saves of progress that failed, `reconnects` sources opened again,
+    `lost_lanes` lanes that another worker took before we had given them up.
+    """
+
+    polled: int = 0
+    filtered: int = 0
+    invoked: int = 0
+    failed: int = 0
+    dropped: int = 0
+    kept: int = 0
+    deleted: int = 0
+    released: int = 0
+    batches: int = 0
+    begun: int = 0
+    throttles: int = 0
+    invocations: int = 0
+    faults: int = 0
+    partials: int = 0
+    in_flight: int = 0
+    retries: int = 0
+    splits: int = 0
+    discards: int = 0
+    polling_errors: int = 0
+    save_errors: int = 0
+    reconnects: int = 0
+    lost_lanes: int = 0
+    handler_seconds: float = 0.0
+    durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def observe(self, seconds: float) -> None:
+        """An invocation took so long. One bucket a bound, and a last one for what is above them all."""
+        self.handler_seconds += seconds
+        self.durations[bisect_left(BOUNDS, seconds)] += 1
+
+
+_COUNTERS = (
+    ("polled", "polled_event", "Events read from the source."),
+    ("filtered", "filtered_out_event", "Events that matched no filter, and were not handed to the function."),
+    ("invoked", "invoked_event", "Events handed to the function, counted again for every attempt."),
+    ("failed", "failed_invoke_event", "Events of invocations that failed or named records as failed."),
+    ("dropped", "dropped_event", "Events discarded without reaching a destination; the journal keeps them."),
+    ("kept", "kept_event", "Events that are kept in the journal because they were given up."),
+    ("deleted", "deleted_event", "Events acked: a queue deletes them, a stream moves past them."),
+    ("released", "released_event", "Events given back to their queue."),
+    ("batches", "batch", "Batches cut from what was read."),
+    ("begun", "begun_attempt", "Attempts that were recorded, just before the function was called."),
+    ("throttles", "throttle", "Invocations that were throttled or never reached the function."),
+    ("invocations", "invocation", "Calls of the function."),
+    ("faults", "invoke_error", "Invocations that failed."),
+    ("partials", "partial_batch_failure", "Invocations that named some records as failed."),
+    ("retries", "retry", "Batches to be tried again."),
+    ("splits", "split", "Batches split in two because they failed."),
+    ("discards", "discard", "Batches given up, to the journal."),
+    ("polling_errors", "polling_error", "Fetches that failed."),
+    ("save_errors", "save_error", "Saves of progress that failed."),
+    ("reconnects", "reconnect", "Times the source was opened again after a failure."),
+    ("lost_lanes", "lost_lane", "Lanes that another worker took before they were given up here."),
+)
+
+_LANE_GAUGES = (
+    ("held", "held_records", "Records read and not settled."),
+    ("in_flight", "in_flight_invocations", "Invocations running now."),
+    ("waiting_strands", "waiting_strands", "Strands that wait for a retry."),
+    ("lag_records", "lag_records", "Records of the source that are not settled yet."),
+    ("lag_seconds", "lag_seconds", "Age of the oldest record that is not settled yet."),
+    ("progressed_at", "progress_timestamp_seconds", "When records were last settled for good."),
+    ("read_at", "read_timestamp_seconds", "When the source last answered a fetch."),
+    ("ready", "ready", "1: has made progress or has nothing to read."),
+)
+
+_FUNCTION_GAUGES = (
+    ("permits", "permits_limit", "Invocations that may run at once."),
+    ("in_use", "permits_used", "Invocations that run now."),
+    ("waiting", "waiting_batches", "Batches that wait for a permit."),
+    ("environments", "environments", "Environments of the function that are alive."),
+)
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+Sample: TypeAlias = tuple[Labels, float]
+
+
+def exposition(status: DaemonStatus) -> str:
+    """The daemon in Prometheus' text format 0.0.4. Lanes label gauges only: they come and go, and a counter must not."""
+    return "".join(f"{line}\n" for part in (_daemon, _mappings, _durations, _lanes, _functions, _process) for line in part(status))
+
+
+def measure() -> ProcessStatus:
+    """This process, as far as the operating system tells: resident bytes, CPU seconds, open and allowed file descriptors."""
+    from poller.status import ProcessStatus  # status describes counters, so it imports this module
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    status = ProcessStatus(cpu_seconds=usage.ru_utime + usage.ru_stime, file_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    if sys.platform == "linux":
+        try:
+            with open("/proc/self/statm", "rb") as statm:
+                status.resident_bytes = int(statm.read().split()[1]) * resource.getpagesize()
+            status.open_files = len(os.listdir("/proc/self/fd"))
+        except OSError:  # no /proc, or no descriptor is left to read it with: the rest is still worth showing
+            pass
+    return status
+
+
+def _daemon(status: DaemonStatus) -> Iterator[str]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield from _gauge("poller_build_info", "Which program this is.", [(_labels(version=status.version, python=python), 1)])
+    yield from _gauge("poller_ready", "1: every lane has made progress or has nothing to read.", [((), status.ready)])
+    yield from _gauge("poller_start_time_seconds", "When the daemon started.", [((), status.started)])
+    rows = status.journal
+    states = (("kept", rows.kept), ("claimed", rows.claimed), ("replayed", rows.replayed), ("dropped", rows.dropped))
+    yield from _gauge("poller_journal_rows", "Failures in the journal, by state.", [(_labels(state=s), count) for s, count in states])
+
+
+def _mappings(status: DaemonStatus) -> Iterator[str]:
+    mappings = status.mappings
+    for attribute, name, text in _COUNTERS:
+        values = [(_labels(mapping=m.name), getattr(m.counters, attribute)) for m in mappings]
+        yield from _family(f"poller_{name}_total", "counter", text, _summed(values))
+    running = [(_labels(mapping=m.name), m.counters.in_flight) for m in mappings]
+    yield from _gauge("poller_in_flight_invocations", "Invocations running now.", _summed(running))
+    yield from _gauge("poller_mapping_enabled", "1: the mapping is to run.", [(_labels(mapping=m.name), m.enabled) for m in mappings])
+    states = [(_labels(mapping=m.name, state=m.state), 1) for m in mappings]
+    yield from _gauge("poller_mapping_state", "1 for the state that the mapping is in.", states)
+
+
+def _durations(status: DaemonStatus) -> Iterator[str]:
+    name = "poller_handler_duration_seconds"
+    buckets: list[Sample] = []
+    sums: list[Sample] = []
+    counts: list[Sample] = []
+    for mapping in status.mappings:
+        mine = _labels(mapping=mapping.name)
+        totals = tuple(accumulate(mapping.counters.durations))
+        bounds = (*(_number(bound) for bound in BOUNDS), "+Inf")
+        buckets += [((*mine, ("le", bound)), total) for bound, total in zip(bounds, totals, strict=True)]
+        counts.append((mine, totals[-1]))
+        sums.append((mine, mapping.counters.handler_seconds))
+    if buckets:
+        yield from _head(name, "histogram", "How long the function took.")
+        yield from _lines(f"{name}_bucket", _summed(buckets))
+        yield from _lines(f"{name}_sum", _summed(sums))
+        yield from _lines(f"{name}_count", _summed(counts))
+
+
+def _lanes(status: DaemonStatus) -> Iterator[str]:
+    lanes: list[tuple[Labels, LaneStatus]] = [(_labels(mapping=m.name, lane=lane.name), lane) for m in status.mappings for lane in m.lanes]
+    for attribute, name, text in _LANE_GAUGES:
+        values = [(labels, getattr(lane, attribute)) for labels, lane in lanes]
+        yield from _gauge(f"poller_lane_{name}", text, [(labels, value) for labels, value in values if value is not None])
+    heads = [(labels, lane.head_span.attempts) for labels, lane in lanes if lane.head_span is not None]
+    yield from _gauge("poller_lane_head_attempts", "Attempts of the batch that the lane tries again.", heads)
+
+
+def _functions(status: DaemonStatus) -> Iterator[str]:
+    for attribute, name, text in _FUNCTION_GAUGES:
+        values = [(_labels(function=function.name), getattr(function, attribute)) for function in status.functions]
+        yield from _gauge(f"poller_function_{name}", text, values)
+
+
+def _process(status: DaemonStatus) -> Iterator[str]:
+    process = status.process
+    if process is None:
+        return
+    if process.resident_bytes is not None:
+        yield from _gauge("process_resident_memory_bytes", "Resident memory.", [((), process.resident_bytes)])
+    if process.open_files is not None:
+        yield from _gauge("process_open_fds", "Open file descriptors.", [((), process.open_files)])
+    yield from _gauge("process_max_fds", "File descriptors that may be open.", [((), process.file_limit)])
+    yield from _family("process_cpu_seconds_total", "counter", "CPU time, user and system.", [((), process.cpu_seconds)])
+
+
+def _labels(**labels: str) -> Labels:
+    return tuple(labels.items())
+
+
+def _summed(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """One sample for each set of labels: while a reload replaces a mapping there are two of one name, and a repeated sample would make
+    Prometheus refuse the whole page."""
+    totals: dict[Labels, float] = {}
+    for labels, value in samples:
+        totals[labels] = totals.get(labels, 0) + value
+    return totals.items()
+
+
+def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    # The last one wins where two have the same labels: a lane that was closed and opened again. See `_summed`.
+    return _family(name, "gauge", text, dict(samples).items())
+
+
+def _family(name: str, kind: Literal["counter", "gauge"], text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    lines = list(_lines(name, samples))
+    if lines:
+        yield from _head(name, kind, text)
+        yield from lines
+
+
+def _head(name: str, kind: Literal["counter", "gauge", "histogram"], text: str) -> Iterator[str]:
+    yield f"# HELP {name} " + text.replace("\\", r"\\").replace("\n", r"\n")
+    yield f"# TYPE {name} {kind}"
+
+
+def _lines(name: str, samples: Iterable[Sample]) -> Iterator[str]:
+    for labels, value in samples:
+        inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
+        yield f"{name}{{{inner}}} {_number(value)}" if inner else f"{name} {_number(value)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    """Integers stay exact; Prometheus reads Python's shortest form of a float, apart from the names of the three that are no number."""
+    if isinstance(value, int):
+        return str(int(value))
+    return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text := repr(value), text)

@@ -1,0 +1,324 @@
+"""Ordered lanes: one shared piece for every stream. A connector gives only a `Reader` for each shard.
+
+    free shard --claim--> open --save "opened, in doubt"--> running --leaving/ended--> save "closed" --drop--> free
+                                                              |
+                                                              +--lease stale or in doubt--> lost (nothing more is saved)
+
+Progress is saved when something moved and `checkpoint_interval` is over, before every attempt after the first (`begin`), at opening, and
+when closed. A save presents the lease, so a worker that lost it cannot move what the next owner wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from poller.errors import LaneEnded, LaneLost, StoreUnavailable
+from poller.model import Action, Batch, Fetched, LaneKey, Lease, Record
+from poller.progress import Progress, Tracker, doubt_limit
+from poller.protocols import Format, Lane, Policy
+from poller.settings import Context
+from poller.strands import Strands
+
+log = logging.getLogger("poller.ordered")
+
+LEASE_SECONDS = 10.0
+"""How long a lease holds without renewal: a crashed worker's shards are read again so much later, plus one scan."""
+
+SCAN_SECONDS = 1.0
+"""How often shards that nobody here owns are looked at."""
+
+
+class Reader(Protocol):
+    """One shard, read by position."""
+
+    async def read(self, position: int, origin: str, limit: int) -> tuple[Sequence[Record], int]:
+        """Records with tokens from `position` on, in order, at most `limit`, and the position after them (also over gaps).
+
+        `position` ORIGIN (-1) starts at `origin`. May wait about a second when there is nothing. Raises LaneEnded when the shard is
+        closed and `position` is past its end; NotConnected.
+        """
+
+    async def head(self) -> tuple[int, float] | None:
+        """For lag: the token the next record would get, at least, and when the newest came (epoch seconds); None when unknown."""
+
+    async def aclose(self) -> None: ...
+
+
+class Shards(Protocol):
+    """The shards of a stream."""
+
+    async def names(self) -> Sequence[str]:
+        """Those that can be read now."""
+
+    def reader(self, name: str) -> Reader: ...
+
+    async def aclose(self) -> None: ...
+
+
+class OrderedLane:
+    """A shard under lease. Use `OrderedLane.open`; see `Lane` for the contract of its methods."""
+
+    def __init__(self, context: Context, lease: Lease, reader: Reader, format: Format, progress: Progress, trusted_until: float) -> None:
+        width = context.mapping.width
+        # What an earlier life left in another width is finished in that width; then the lane ends and is opened anew (`outgrown`).
+        self.outgrown = progress.width != width and (progress.checkpoint < progress.frontier or bool(progress.spans))
+        if not self.outgrown:
+            progress = replace(progress, width=width)
+        self.name = lease.key.lane
+        self.lease = lease
+        self.format = format
+        self.strands = Strands(progress.width, "hash")
+        self._loop = asyncio.get_running_loop()
+        self.leaving: asyncio.Future[float] = self._loop.create_future()
+        self.trusted_until = trusted_until
+        """Loop time until which the lease is believed in."""
+        self.reader = reader
+        self.tracker = Tracker(progress, doubt_limit(context.mapping.batching.size))
+        self.ended = False
+        self.lost = False
+        self._context = context
+        self._saving = asyncio.Lock()
+        self._asked = 0
+        self._answered = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, context: Context, lease: Lease, reader: Reader, format: Format, origin: str, trusted_until: float) -> OrderedLane:
+        """Load what an earlier life saved, or start at `origin`, and save once: from now on attempts may begin that no save counts."""
+        progress = await context.store.checkpoints.load(lease.key)
+        lane = cls(context, lease, reader, format, progress or Progress(origin, width=context.mapping.width), trusted_until)
+        await lane.save()
+        return lane
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "closed" if self._closed else "open"
+        return f"<OrderedLane {self.name} [{state}, {self.tracker!r}, {self.strands!r}]>"
+
+    # --- Lane -------------------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, limit: int) -> Fetched:
+        self._check()
+        tracker = self.tracker
+        if self.outgrown and not tracker.catching_up:
+            raise LaneEnded(f"{self.name}: what an earlier width began is handed out; the lane is opened anew")
+        if self.ended:
+            raise LaneEnded(f"{self.name}: the shard is closed")
+        try:
+            records, following = await self.reader.read(tracker.frontier, tracker.earlier.origin, limit)
+        except LaneEnded:
+            self.ended = True
+            raise
+        self._check()  # the lease may have gone while we waited
+        if tracker.catching_up:
+            return self._catch_up(records, following)
+        if following != tracker.frontier:
+            tracker.read(following, len(records))
+            self._touch()
+        return Fetched(records)
+
+    def _catch_up(self, records: Sequence[Record], following: int) -> Fetched:
+        """What was read lies, in part at least, where an earlier life has been."""
+        tracker, facts = self.tracker, self.format.facts(records)
+        tokens, end = facts.tokens(), tracker.earlier.frontier
+        beyond = sum(token >= end for token in tokens)
+        if self.outgrown and following > end:
+            records, following = records[: len(records) - beyond], end
+            tokens, beyond = tokens[: len(records)], 0
+        fresh = tracker.sort(records, tokens, self.format.facts(records).keys())
+        tracker.read(following, beyond)
+        self._touch()
+        # In one answer: the frontier has moved past all of it, so whatever the runner did not take now would be lost to a save.
+        return Fetched(fresh, tracker.complete())
+
+    async def begin(self, batch: Batch) -> None:
+        self._check()
+        ends = self.format.facts((batch.records[0], batch.records[-1])).tokens()
+        if not self.tracker.begin(batch, ends[0], ends[1]):
+            return
+        try:
+            await self.save()
+        except BaseException:
+            # Durable or not, nothing began; if it was written all the same, an attempt too many is counted, never one too few.
+            self.tracker.withdraw(batch)
+            raise
+
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        self._check()
+        needs = self.tracker.needs_tokens(batch, actions)
+        tokens = self.format.facts(batch.records).tokens() if needs else None
+        self.tracker.settle(batch, actions, tokens, self._context.clock())
+        self._touch()
+
+    async def aclose(self, broken: bool = False) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        try:
+            if not self.lost:
+                if not broken:
+                    await self.save(closed=True)
+                await self._context.store.leases.drop(self.lease)
+        except (LaneLost, StoreUnavailable) as error:
+            # What was not saved is begun again carefully by the next owner; the lease runs out by itself.
+            log.warning("%s: closed without a save: %s", self.name, error, extra={"lane": self.name})
+        finally:
+            await self.reader.aclose()
+
+    # --- saving -----------------------------------------------------------------------------------------------------------------
+
+    async def save(self, closed: bool = False) -> None:
+        """Durable when it returns. Callers that come while a save runs share the next one. Raises LaneLost, StoreUnavailable."""
+        self._asked += 1
+        mine = self._asked
+        async with self._saving:
+            if self._answered >= mine:
+                return
+            covered = self._asked
+            mark, progress = self.tracker.mark(), self.tracker.snapshot(self._heads(), closed)
+            try:
+                await self._context.store.checkpoints.save(self.lease, progress)
+            except LaneLost:
+                self.lose("its lease was taken over")
+                raise
+            self.tracker.saved(mark)
+            self._answered = covered
+
+    def _heads(self) -> list[tuple[int, int]]:
+        heads = list(self.strands.heads())
+        tokens = self.format.facts([record for _, record in heads]).tokens()
+        return [(number, token) for (number, _), token in zip(heads, tokens, strict=True)]
+
+    def _touch(self) -> None:
+        """Something moved: save within the interval, or now if `begin` would soon have to wait."""
+        if self._closed:
+            return
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._context.checkpoint_interval, self._save_soon)
+        elif self.tracker.pressing and not self._background:
+            self._timer.cancel()
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        self._timer = None
+        if not self._closed and not self.lost:
+            task = self._loop.create_task(self._save_in_background(), name=f"save {self.name}")
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _save_in_background(self) -> None:
+        try:
+            await self.save()
+        except LaneLost:
+            pass  # fetch and begin will say so
+        except StoreUnavailable as error:
+            log.warning("%s: progress not saved, trying again: %s", self.name, error, extra={"lane": self.name})
+            self._touch()
+
+    # --- losing -----------------------------------------------------------------------------------------------------------------
+
+    def lose(self, why: str) -> None:
+        """Another worker may own this lane: from here on nothing is saved, and the runner is told to drop everything."""
+        if not self.lost:
+            self.lost = True
+            log.warning("%s: lane lost: %s", self.name, why, extra={"lane": self.name})
+            if not self.leaving.done():
+                self.leaving.set_result(0.0)
+
+    def _check(self) -> None:
+        if not self.lost and self._loop.time() > self.trusted_until:
+            # A process that was stopped for a while comes back here before its keeper does.
+            self.lose("its lease ran out while this process stood still")
+        if self.lost:
+            raise LaneLost(f"{self.name}: the lease of this lane is not ours any more")
+
+
+class OrderedSource:
+    """A `Source` of shards shared by lease. `origin`: where lanes without progress start; see `Progress.origin`."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        identity: str,
+        format: Format,
+        policy: Policy,
+        shards: Shards,
+        origin: str,
+        lease: float = LEASE_SECONDS,
+    ) -> None:
+        self.identity = identity
+        self.format = format
+        self.policy = policy
+        self._context = context
+        self._shards = shards
+        self._origin = origin
+        self._duration = lease
+        self._lanes: dict[str, OrderedLane] = {}
+        self._ended: set[str] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def lanes(self) -> AsyncIterator[Lane]:
+        self._keeper = self._keeper or asyncio.get_running_loop().create_task(self._keep(), name=f"leases of {self.identity}")
+        while True:
+            for name in await self._shards.names():
+                lane = await self._open(name)
+                if lane is not None:
+                    yield lane
+            await asyncio.sleep(SCAN_SECONDS)
+
+    async def _open(self, name: str) -> OrderedLane | None:
+        before = self._lanes.get(name)
+        if name in self._ended or (before is not None and not before._closed):  # noqa: SLF001 (its own kind)
+            return None
+        if before is not None and before.ended:
+            self._ended.add(name)
+            return None
+        context = self._context
+        key = LaneKey(context.mapping.id, self.identity, name)
+        trusted_until = asyncio.get_running_loop().time() + self._duration
+        lease = await context.store.leases.claim(key, context.owner, context.clock(), self._duration)
+        if lease is None:
+            return None
+        lane = await OrderedLane.open(context, lease, self._shards.reader(name), self.format, self._origin, trusted_until)
+        self._lanes[name] = lane
+        return lane
+
+    async def aclose(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        for lane in self._lanes.values():
+            await lane.aclose()
+        await self._shards.aclose()
+
+    async def _keep(self) -> None:
+        """Renew what we own, three times a lease; step down on doubt: when a lease may have run out by our own clock."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._duration / 3)
+            lanes = {lane.lease: lane for lane in self._lanes.values() if not lane.lost and not lane._closed}  # noqa: SLF001
+            started = loop.time()
+            try:
+                kept = await self._context.store.leases.renew(list(lanes), self._context.clock(), self._duration)
+            except StoreUnavailable as error:
+                log.warning("leases not renewed, trying again: %s", error)
+                for lane in lanes.values():
+                    if loop.time() + self._duration / 3 > lane.trusted_until:
+                        lane.lose("its lease could not be renewed in time")
+                continue
+            for lease, lane in lanes.items():
+                if lease in kept:
+                    lane.trusted_until = started + self._duration
+                else:
+                    lane.lose("its lease ran out or was taken over")

@@ -1,0 +1,65 @@
+"""What a response means for the batch. Pure. AWS's rules for partial batch responses, row by row: tests/unit/test_outcome.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from poller.model import Done, Fault, Identifier, Outcome, Partial, Response, Returned
+from poller.protocols import Event
+
+DONE = Done()
+_NOTHING = frozenset((b"null", b"{}", b'""', b"[]", b""))
+
+
+def interpret(response: Response, event: Event, reporting: bool) -> Outcome:
+    """The outcome. `reporting`: function_response_types has ReportBatchItemFailures; without it whatever is returned is success.
+
+    Source: AWS Lambda guide, "Reporting batch item failures", and recordings: an id that is not of the batch, empty, null or no id at all
+    fails the whole batch; JSON that is no object, or has no failures, is success.
+    """
+    if not isinstance(response, Returned):
+        return response
+    if not reporting or response.payload in _NOTHING:
+        return DONE
+    try:
+        answer = orjson.loads(response.payload)
+    except orjson.JSONDecodeError:
+        return _malformed("the response is not valid JSON")
+    if not isinstance(answer, dict):
+        return DONE
+    failures = answer.get("batchItemFailures")
+    if failures is None or failures == []:
+        return DONE
+    if not isinstance(failures, list):
+        return _malformed("batchItemFailures is not a list")
+    return _partial(failures, event)
+
+
+def _partial(failures: list[Any], event: Event) -> Outcome:
+    places = {identifier: i for i, identifier in enumerate(event.identifiers())}
+    indices: set[int] = set()
+    for number, item in enumerate(failures):
+        if not isinstance(item, dict) or "itemIdentifier" not in item:
+            return _malformed(f"batchItemFailures[{number}] has no itemIdentifier")
+        identifier = _identifier(item["itemIdentifier"])
+        place = None if identifier is None else places.get(identifier)
+        if place is None:
+            return _malformed(f"batchItemFailures[{number}] names no record of the batch")
+        indices.add(place)
+    return Partial(tuple(sorted(indices)))
+
+
+def _identifier(value: Any) -> Identifier | None:
+    """The comparable form; None for what can name nothing. An object (Kafka's) becomes its sorted pairs."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, dict):
+        pairs = sorted(value.items())
+        return tuple(pairs) if all(isinstance(part, str | int) for _, part in pairs) else None
+    return None
+
+
+def _malformed(message: str) -> Fault:
+    return Fault("response", "MalformedResponse", message, unhandled=False)

@@ -1,0 +1,229 @@
+"""What to do about failure: two policies, chosen by the source. Pure: (batch, outcome, now, dice) -> actions.
+
+`Block`, for streams: the strand waits until a batch is done, discarded or split. `Redeliver`, for queues: the broker counts and delivers
+again. The laws, each tested with a counter-test in tests/unit/test_policy.py:
+
+1. The actions cover every record of the batch exactly once; within an action the records keep their order.
+2. Done gives only Ack. 4. Busy is free: the same batch, the same attempt.
+3. With finite limits every sequence of outcomes with finitely many Busy ends.
+5. Redeliver discards at its receive limit (or what can never be delivered); Block never releases.
+6. With `cut` nothing past the first failed record is acked; with `listed` exactly the listed records are retried, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never, cast
+
+from poller.model import Ack, Action, Batch, Busy, Discard, Done, Failure, Fault, Outcome, Partial, Reason, Record, Release, Retry
+from poller.protocols import Receipts
+from poller.settings import Backoff
+
+REPORTED = Fault("partial", "ReportedFailure", "the function named the record in batchItemFailures", unhandled=False)
+"""The fault of records that a partial batch response names."""
+
+
+def _again(batch: Batch, fault: Fault) -> Batch:
+    """The same records, next attempt."""
+    return replace(batch, attempt=batch.attempt + 1, cause="retry", fault=fault)
+
+
+def _fresh(batch: Batch, records: Sequence[Record], fault: Fault | None) -> Batch:
+    """Some of the records: a new batch with a count of its own (recorded on AWS: cases/README 2)."""
+    return replace(batch, records=records, attempt=1, cause="retry", fault=fault)
+
+
+def _too_large(batch: Batch) -> tuple[None, tuple[Action, ...]]:
+    return None, (Discard(Failure(batch.records, "MaximumPayloadSizeExceeded", batch.attempt - 1, batch.fault)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Streams. `maximum_retry_attempts` None: for ever. Ages and `retention` in seconds; `partial`: what a partial failure means.
+
+    Sources: AWS Lambda guide, "Kinesis/DynamoDB: error handling"; ages split a batch, as recorded on AWS.
+    """
+
+    maximum_retry_attempts: int | None
+    maximum_record_age: float | None
+    bisect: bool
+    backoff: Backoff
+    partial: Literal["cut", "listed"] = "cut"
+    retention: float | None = None
+
+    @property
+    def age_limit(self) -> float | None:
+        """Older records are discarded: the mapping's limit, or shortly before the source's retention would lose them, if that is less."""
+        limits = [limit for limit in (self.maximum_record_age, self._expiry) if limit is not None]
+        return min(limits, default=None)
+
+    @property
+    def _expiry(self) -> float | None:
+        return None if self.retention is None else max(self.retention - 600.0, self.retention * 0.9)
+
+    def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
+        if batch.cause == "oversize":
+            return _too_large(batch)
+        limit = self.age_limit
+        if limit is None:
+            return batch, ()
+        arrivals = batch.format.facts(batch.records).arrivals()
+        if now - min(arrivals) <= limit:
+            return batch, ()
+        return self._split_by_age(batch, arrivals, now, limit)
+
+    def _split_by_age(self, batch: Batch, arrivals: Sequence[float], now: float, limit: float) -> tuple[Batch | None, tuple[Action, ...]]:
+        """Only what is too old is discarded; the young ones are a smaller, so a new batch."""
+        old: dict[Reason, list[Record]] = {}
+        young: list[Record] = []
+        for record, arrival in zip(batch.records, arrivals, strict=True):
+            if now - arrival <= limit:
+                young.append(record)
+            elif self.maximum_record_age is not None and now - arrival > self.maximum_record_age:
+                old.setdefault("RecordAgeExceeded", []).append(record)
+            else:
+                old.setdefault("RetentionExpiring", []).append(record)
+        discards = tuple(Discard(Failure(records, reason, batch.attempt - 1, batch.fault)) for reason, records in old.items())
+        return (_fresh(batch, young, batch.fault) if young else None), discards
+
+    def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
+        match outcome:
+            case Done():
+                return (Ack(batch.records),)
+            case Busy(after):
+                return (Retry(batch, after),)
+            case Partial(indices):
+                return self._cut(batch, indices[0], dice) if self.partial == "cut" else self._listed(batch, indices, dice)
+            case Fault():
+                return self._failed(batch, outcome, dice)
+            case _ as never:
+                assert_never(never)
+
+    def _spent(self, batch: Batch) -> bool:
+        return self.maximum_retry_attempts is not None and batch.attempt > self.maximum_retry_attempts
+
+    def _failed(self, batch: Batch, fault: Fault, dice: float) -> tuple[Action, ...]:
+        records = batch.records
+        if self.bisect and len(records) > 1:
+            # A split is no attempt and waits for nothing: the halves are new batches, run one after the other on their strand.
+            middle = (len(records) + 1) // 2
+            return Retry(_fresh(batch, records[:middle], fault)), Retry(_fresh(batch, records[middle:], fault))
+        if not self._spent(batch):
+            return (Retry(_again(batch, fault), self.backoff.delay(batch.attempt, dice)),)
+        return (Discard(Failure(records, "RetryAttemptsExhausted", batch.attempt, fault)),)
+
+    def _cut(self, batch: Batch, first: int, dice: float) -> tuple[Action, ...]:
+        """Everything before the first failed record is done; from it on, all is retried."""
+        records = batch.records
+        if first > 0:
+            return Ack(records[:first]), Retry(_fresh(batch, records[first:], REPORTED), self.backoff.delay(1, dice))
+        if not self._spent(batch):
+            return (Retry(_again(batch, REPORTED), self.backoff.delay(batch.attempt, dice)),)
+        # AWS drops the whole rest here; good records must not leave with a bad one, so only what was named goes.
+        discard = Discard(Failure(records[:1], "RetryAttemptsExhausted", batch.attempt, REPORTED))
+        return (discard, Retry(_fresh(batch, records[1:], None))) if len(records) > 1 else (discard,)
+
+    def _listed(self, batch: Batch, indices: tuple[int, ...], dice: float) -> tuple[Action, ...]:
+        """Exactly the named records are retried."""
+        records = batch.records
+        if len(indices) < len(records):
+            named = frozenset(indices)
+            done = [record for i, record in enumerate(records) if i not in named]
+            failed = [records[i] for i in indices]
+            return Ack(done), Retry(_fresh(batch, failed, REPORTED), self.backoff.delay(1, dice))
+        if not self._spent(batch):
+            return (Retry(_again(batch, REPORTED), self.backoff.delay(batch.attempt, dice)),)
+        return (Discard(Failure(records, "RetryAttemptsExhausted", batch.attempt, REPORTED)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Redeliver:
+    """Queues. `maximum_receive_count` is ours, `redrive_count` the queue's own limit (its redrive policy); None: no such limit.
+
+    `backoff` None: a failed record waits for its visibility timeout, as on AWS. `groups`: after a partial failure, later records of a
+    failed group are given back too (AWS deletes what is not reported, even out of the group's order).
+    Source: AWS Lambda guide, "SQS: error handling"; attempts in a failure are the record's receive count.
+    """
+
+    maximum_receive_count: int | None
+    redrive_count: int | None
+    backoff: Backoff | None
+    groups: bool
+
+    @property
+    def _ours(self) -> int | None:
+        """Of two limits the lower acts, ours when equal."""
+        ours, queues = self.maximum_receive_count, self.redrive_count
+        return ours if ours is not None and (queues is None or ours <= queues) else None
+
+    def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:  # noqa: ARG002 (the protocol's)
+        if batch.cause == "oversize":
+            return _too_large(batch)
+        limit = self._ours
+        if limit is None:
+            return batch, ()
+        receives = cast("Receipts", batch.format.facts(batch.records)).receives()
+        if max(receives) <= limit:
+            return batch, ()
+        # Above the limit: it was received for the last time before, and a crash kept its outcome from us. It is not tried once more.
+        over = [record for record, count in zip(batch.records, receives, strict=True) if count > limit]
+        rest = [record for record, count in zip(batch.records, receives, strict=True) if count <= limit]
+        discard = Discard(Failure(over, "MaximumReceiveCountExceeded", limit, batch.fault))
+        return (_fresh(batch, rest, batch.fault) if rest else None), (discard,)
+
+    def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
+        match outcome:
+            case Done():
+                return (Ack(batch.records),)
+            case Busy(after):
+                return (Retry(batch, after),)
+            case Partial(indices):
+                return self._failed(batch, frozenset(indices), REPORTED, dice)
+            case Fault():
+                return self._failed(batch, frozenset(range(len(batch.records))), outcome, dice)
+            case _ as never:
+                assert_never(never)
+
+    def _failed(self, batch: Batch, failed: frozenset[int], fault: Fault, dice: float) -> tuple[Action, ...]:
+        facts = cast("Receipts", batch.format.facts(batch.records))
+        receives = facts.receives()
+        held_back = self._later_of_failed_groups(facts.keys(), failed) if self.groups else frozenset()
+        # Few actions, whatever the order of the records: one per disposition, in the order of its first record.
+        parts: dict[tuple[str, Hashable], list[Record]] = {}
+        for i, (record, count) in enumerate(zip(batch.records, receives, strict=True)):
+            disposition = self._disposition(i in failed, i in held_back, count, dice)
+            parts.setdefault(disposition, []).append(record)
+        return tuple(self._action(what, detail, records, fault) for (what, detail), records in parts.items())
+
+    def _disposition(self, failed: bool, held_back: bool, count: int, dice: float) -> tuple[str, Hashable]:
+        if not failed and not held_back:
+            return "ack", None
+        delay = None if self.backoff is None else self.backoff.delay(count, dice)
+        if not failed:
+            return "release", delay
+        if self._ours is not None:
+            return ("discard", count) if count >= self._ours else ("release", delay)
+        if self.redrive_count is not None and count >= self.redrive_count:
+            return "copy", count
+        return "release", delay
+
+    def _action(self, what: str, detail: Hashable, records: list[Record], fault: Fault) -> Action:
+        if what == "ack":
+            return Ack(records)
+        if what == "release":
+            return Release(records, cast("float | None", detail))
+        count = cast("int", detail)
+        if what == "discard":
+            return Discard(Failure(records, "MaximumReceiveCountExceeded", count, fault))
+        # The queue itself moves it to its dead-letter queue at the next receive; nobody else can show why it is there.
+        return Release(records, None, Failure(records, "MaximumReceiveCountExceeded", count, fault, kept="queue-dlq"))
+
+    @staticmethod
+    def _later_of_failed_groups(keys: Sequence[bytes | None], failed: frozenset[int]) -> frozenset[int]:
+        first: dict[bytes, int] = {}
+        for i in sorted(failed):
+            key = keys[i]
+            if key is not None:
+                first.setdefault(key, i)
+        return frozenset(i for i, key in enumerate(keys) if key in first and i > first[key] and i not in failed)

@@ -1,0 +1,220 @@
+"""The seams of the engine. Each protocol has at most four methods; properties apart.
+
+Times are epoch seconds where they outlive a process (`now` comes from `time.time`), monotonic loop time nowhere in these signatures.
+Cancelling is always allowed unless a line says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from poller.model import (
+    Action,
+    Batch,
+    Call,
+    Document,
+    Entry,
+    Fault,
+    Fetched,
+    Identifier,
+    LaneKey,
+    Lease,
+    Outcome,
+    Record,
+    Response,
+    Row,
+    RowState,
+    Selection,
+    Token,
+)
+
+if TYPE_CHECKING:
+    from poller.progress import Progress
+    from poller.strands import Strands
+
+
+class Facts(Protocol):
+    """Columns over the records of one slice, each built when asked for, in the records' order."""
+
+    def tokens(self) -> Sequence[Token]:
+        """Each record's place in its lane (`Token`)."""
+
+    def arrivals(self) -> Sequence[float]:
+        """When the source took each record: epoch seconds."""
+
+    def sizes(self) -> Sequence[int]:
+        """An upper bound of the bytes each record adds to the event's JSON; exact where one record alone is over the limit."""
+
+    def keys(self) -> Sequence[bytes | None]:
+        """What order is kept by: partition key, item key, message group; None where there is none."""
+
+
+class Receipts(Facts, Protocol):
+    """What a queue knows besides: how often each record was received, this time included."""
+
+    def receives(self) -> Sequence[int]: ...
+
+
+class Event(Protocol):
+    """What a function is called with, built on demand, anew for each attempt: the mapping is the function's to change."""
+
+    def json(self) -> bytes:
+        """The event as JSON text."""
+
+    def mapping(self) -> dict[str, Any]:
+        """The event as fresh Python objects."""
+
+    def identifiers(self) -> Sequence[Identifier]:
+        """What a partial batch response may name, one a record."""
+
+    def parts(self) -> tuple[bytes, Sequence[bytes], bytes]:
+        """(head, one JSON text a record, tail): `head + b",".join(records) + tail` is the event."""
+
+
+class Format(Protocol):
+    """How a source's records look: pure, in bulk. A record is opaque to everyone else."""
+
+    def facts(self, records: Sequence[Record]) -> Facts: ...
+
+    def documents(self, records: Sequence[Record]) -> Iterable[Document]:
+        """What filters see, one a record."""
+
+    def event(self, records: Sequence[Record]) -> Event: ...
+
+    def names(self, records: Sequence[Record]) -> Sequence[str]:
+        """What makes each record itself, for good: messageId, `shard:sequence`, `topic-partition@offset`. For failures and logs only."""
+
+
+class Policy(Protocol):
+    """What a source does about failure. Pure: the same arguments give the same actions. Laws: policy.py."""
+
+    def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
+        """Before a call: what may still run, and what is done about the rest (too old, too large, received too often)."""
+
+    def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:
+        """After a call: actions that cover every record of the batch exactly once. `dice` is in [0, 1)."""
+
+
+class Lane(Protocol):
+    """What is fetched from and settled as a unit. One task calls `fetch`; `begin` and `settle` may be called by several at once.
+
+    State: open -> (leaving) -> closed; from any state -> lost. After `LaneLost` no call changes anything outside the process.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> Format: ...
+    @property
+    def strands(self) -> Strands:
+        """Made by the lane, filled by the runner: where the records are that were fetched and are not settled."""
+
+    @property
+    def leaving(self) -> asyncio.Future[float]:
+        """Set to a deadline (loop time) when the lane must be given up."""
+
+    async def fetch(self, limit: int) -> Fetched:
+        """At most `limit` records; may be empty after a wait of its own. Raises LaneEnded, LaneLost, NotConnected.
+
+        A queue's fetch is never cancelled (it would swallow messages): it must return within its long poll once `leaving` is set.
+        """
+
+    async def begin(self, batch: Batch) -> None:
+        """Called before every invocation: the attempt is durable if it must be (progress.py). If this raises, nothing has begun."""
+
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        """Do what was decided about `batch`. A `Discard` is in the journal already and counts as done. Idempotent."""
+
+    async def aclose(self, broken: bool = False) -> None:
+        """Give everything unsettled back at once, save progress as closed, drop the lease. Tolerated twice, and when lost.
+
+        `broken`: the runner failed in a way that nobody foresaw, perhaps between a fetch and its strands. Nothing is saved then, so that
+        what was fetched is read again from the last save.
+        """
+
+
+class Source(Protocol):
+    """What a connector polls."""
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def format(self) -> Format: ...
+    @property
+    def identity(self) -> str:
+        """What makes it the same source tomorrow: an ARN, cluster id + topic + group, a local path + name."""
+
+    def lanes(self) -> AsyncIterator[Lane]:
+        """Lanes as this worker is given them; ends when there never will be another. Raises NotConnected: the engine asks again."""
+
+    async def aclose(self) -> None: ...
+
+
+class Handler(Protocol):
+    """A way to run one function."""
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        """Run the function once. Never raises for the function's fault; cancelling ends the function (its attempt is handed back)."""
+
+    async def aclose(self) -> None:
+        """End every environment. Tolerated twice."""
+
+
+class Checkpoints(Protocol):
+    """Where progress lives. A save presents its lease and raises LaneLost when that is stale; StoreUnavailable when not saved."""
+
+    async def load(self, key: LaneKey) -> Progress | None: ...
+
+    async def save(self, lease: Lease, progress: Progress) -> None:
+        """Durable when it returns."""
+
+
+class Leases(Protocol):
+    """Who owns what. A lease holds until `now + duration` of its last claim or renewal; the holder steps down on doubt."""
+
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
+        """The lease, if it was free, expired, or this owner's own; else None. A change of owner makes `counter` grow."""
+
+    async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
+        """Those that were still valid and are now extended."""
+
+    async def drop(self, lease: Lease) -> None:
+        """Free it for others at once. Nothing happens if it is not ours any more."""
+
+
+class Journal(Protocol):
+    """Where failures are kept, and replayed from."""
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """Durable when it returns. Idempotent: an id that is there stays as it is, and records that are in a row already (same mapping,
+        source, lane and record id; state kept or claimed, or kept alone if `entry.run` is set) are not added again; nothing is appended
+        if none is left. Returns, for each entry, the id of the row that holds its first record."""
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        """Oldest first."""
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        """Change rows, where the change is allowed, durably, and return the ids it was done for.
+
+        kept -> claimed (by `owner`, until then); claimed -> claimed by the same owner, or by another once `until` is past; claimed ->
+        kept or replayed by `owner`; kept -> dropped. claimed -> kept with a `fault` is a replay that failed again: the row shows the new
+        fault and counts it in `failures`.
+        """
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Checkpoints, leases and journal under one roof; each may come from another place."""
+
+    @property
+    def checkpoints(self) -> Checkpoints: ...
+    @property
+    def leases(self) -> Leases: ...
+    @property
+    def journal(self) -> Journal: ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,159 @@
+"""What the configuration decides, as plain values: what connectors, policies and runners are made from. Pure.
+
+Durations are seconds, sizes are bytes. `poller.config` fills these in from TOML; nothing else reads TOML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from poller.model import MAXIMUM_EVENT_BYTES
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from poller.protocols import Handler, Source, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential with full jitter: the n-th wait is `dice * min(maximum, initial * 2 ** (n - 1))`."""
+
+    initial: float = 1.0
+    maximum: float = 60.0
+
+    def delay(self, n: int, dice: float) -> float:
+        """Seconds before the try after the n-th failure (n from 1); `dice` in [0, 1)."""
+        return dice * min(self.maximum, self.initial * 2.0 ** min(n - 1, 60))
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """When a batch is cut: `size` records, `window` seconds after its first record (0: as soon as it can run), or `maximum_bytes`."""
+
+    size: int
+    window: float = 0.0
+    maximum_bytes: int = MAXIMUM_EVENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FailureSettings:
+    """What the mapping says about failure. None means without limit (AWS's -1), or unset.
+
+    Streams use maximum_retry_attempts, maximum_record_age, bisect and backoff. Queues use maximum_receive_count, and backoff only if the
+    mapping sets it (`backoff_set`): else a failed message waits for its visibility timeout, as on AWS.
+    """
+
+    maximum_retry_attempts: int | None = 10
+    maximum_record_age: float | None = None
+    bisect: bool = True
+    reporting: bool = False
+    maximum_receive_count: int | None = None
+    backoff: Backoff = Backoff()
+    backoff_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MappingSettings:
+    """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane)."""
+
+    id: str
+    name: str
+    function: str
+    batching: Batching
+    failure: FailureSettings
+    width: int
+    safe: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a kind of source, with these options, allows; `poller.config` turns it into errors and defaults.
+
+    `maximum_batching_window` 0: none allowed. `redrive`: the queue's own limit is known to exist ("unknown" until it is asked).
+    """
+
+    kind: Literal["queue", "stream"]
+    default_batch_size: int
+    maximum_batch_size: int = 10_000
+    maximum_batching_window: float = 300.0
+    default_batching_window: float = 0.0
+    fifo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a source is opened with. `owner` names this worker; `clock` is epoch seconds; `base` is the configuration's folder;
+    `state` is the folder of the store, where local sources keep their data."""
+
+    mapping: MappingSettings
+    store: Store
+    owner: str
+    clock: Callable[[], float]
+    base: Path
+    state: Path
+    checkpoint_interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `check --live` found: `level` "error" keeps the mapping from working; `text` says what, where and what to do."""
+
+    level: Literal["ok", "warning", "error"]
+    text: str
+
+
+class Connector(Protocol):
+    """What the entry point group `poller.connectors` names: an object (usually a module's instance) that knows one kind of source.
+
+    Importing it must not import a vendor's library; `open` and `probe` may.
+    """
+
+    options: type[msgspec.Struct]
+    """The keys of `[mappings.X.source]` besides `type`; unknown keys are errors; durations and sizes are plain `str` fields that the
+    connector reads with `poller.units`, secrets are resolved before it sees them."""
+
+    def traits(self, options: Any) -> Traits:
+        """Raises ConfigError for options that contradict each other."""
+
+    async def open(self, options: Any, context: Context) -> Source:
+        """Raises NotConnected (the engine tries again) or SourceError (it never will). `Source.aclose` closes all that this opens."""
+
+    async def probe(self, options: Any, context: Context, timeout: float) -> list[Finding]:
+        """For `check --live`: does it exist, may we read it, does its visibility timeout fit the function's `timeout`?"""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSettings:
+    """One function. `handler` is `file.py:name` or Lambda's `module.name`; `code` is the task root. `memory` in bytes.
+
+    `python` is the interpreter for a process of its own: a path to it or to a virtual environment; None is this one.
+    `environment` holds what the configuration gave, secrets resolved; the daemon's own environment is never passed on.
+    """
+
+    name: str
+    handler: str
+    code: Path
+    timeout: float = 3.0
+    memory: int | None = None
+    concurrency: int = 1
+    environment: tuple[tuple[str, str], ...] = ()
+    inline: Literal["loop", "thread"] | None = None
+    python: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+class HandlerKind(Protocol):
+    """What the entry point group `poller.handlers` names."""
+
+    def __call__(self, settings: FunctionSettings, log: FunctionLog) -> Handler:
+        """A handler for this function; nothing runs before its first `invoke`. Raises HandlerError when it can never work."""
+
+
+class FunctionLog(Protocol):
+    """Where a function's stdout and stderr go, a line a call, with the request id that was running ("" when none was)."""
+
+    def __call__(self, function: str, request_id: str, line: str) -> None: ...

@@ -1,0 +1,1 @@
+"""Where progress, leases and the journal live."""

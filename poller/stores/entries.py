@@ -1,0 +1,145 @@
+"""How a failure gets into the journal's tables, once. Called inside the writer's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import TypeVar
+
+import msgspec
+
+from poller.model import Entry, Fault, KeptRecord, RowState
+
+T = TypeVar("T")
+
+_LANE = "SELECT number FROM lanes WHERE mapping = ? AND source = ? AND lane = ?"
+_NEW_LANE = "INSERT INTO lanes (mapping, source, lane) VALUES (?, ?, ?)"
+_IS_THERE = "SELECT 1 FROM failures WHERE id = ?"
+_NEW_FAILURE = """
+    INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run,
+                          state, failures, changed, owner, until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
+"""
+# The row that a record was last put into, of those that any row holds it.
+_LAST_HOLDER = """
+    SELECT failures.id FROM records JOIN failures ON failures.number = records.failure
+    WHERE records.lane = ? AND records.id = ? ORDER BY failures.number DESC LIMIT 1
+"""
+_LOOKED_UP = 500
+_INSERTED = 100
+
+
+def chunks(values: Sequence[T], size: int) -> Iterator[list[T]]:
+    """The values in order, `size` at a time: a statement takes a limited number of parameters."""
+    rest = iter(values)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+@cache
+def marks(count: int) -> str:
+    """So many question marks, for IN (...)."""
+    return ",".join("?" * count)
+
+
+@cache
+def _new_records(count: int) -> str:
+    # Many rows a statement: each step of a statement gives up the GIL, and a busy loop gives it back up to 5 ms later.
+    values = ",".join(["(?,?,?,?,?,?,?)"] * count)
+    return f"INSERT INTO records (failure, lane, id, key, arrival, identifier, json) VALUES {values}"
+
+
+@cache
+def _holders(records: int, states: int) -> str:
+    return f"""
+        SELECT records.id, failures.id FROM records JOIN failures ON failures.number = records.failure
+        WHERE records.lane = ? AND failures.state IN ({marks(states)}) AND records.id IN ({marks(records)}) ORDER BY failures.number
+    """
+
+
+def text(value: str) -> str:
+    """The value as SQLite can keep it: half surrogates, which a function's error may contain, are written out as \\udc80."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def encode_fault(fault: Fault | None) -> bytes | None:
+    """JSON text of a fault; rows.py reads it back."""
+    if fault is None:
+        return None
+    trace = tuple(map(text, fault.trace))
+    return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled))
+
+
+def append(connection: sqlite3.Connection, entry: Entry) -> str:
+    """Add the entry, less what is in a row already, and say which row holds its first record. The contract: protocols.Journal.append.
+
+    Reads and writes under the transaction's write lock, so of two appends of one record, here or in another process, one sees the other.
+    """
+    lane = _lane(connection, entry)
+    names = [text(record.id) for record in entry.records]
+    held = holders(connection, lane, names, ("kept",) if entry.run else ("kept", "claimed"))
+    first = held.get(names[0]) if names else None
+    if connection.execute(_IS_THERE, (entry.id,)).fetchone() is not None:
+        if first is None and names:
+            last = connection.execute(_LAST_HOLDER, (lane, names[0])).fetchone()
+            first = None if last is None else last[0]
+        return entry.id if first is None else first
+    places = [place for place, name in enumerate(names) if name not in held]
+    if places:
+        number = _insert_failure(connection, lane, entry)
+        _insert_records(connection, number, lane, names, places, entry)
+    return entry.id if first is None else first
+
+
+def holders(connection: sqlite3.Connection, lane: int, names: Sequence[str], states: Sequence[RowState]) -> dict[str, str]:
+    """Record id -> id of the newest row in one of these states that holds it."""
+    found: dict[str, str] = {}
+    for chunk in chunks(names, _LOOKED_UP):
+        found.update(connection.execute(_holders(len(chunk), len(states)), (lane, *states, *chunk)))
+    return found
+
+
+def _lane(connection: sqlite3.Connection, entry: Entry) -> int:
+    place = (entry.mapping, entry.source, entry.lane)
+    row = connection.execute(_LANE, place).fetchone()
+    if row is not None:
+        return int(row[0])
+    return int(connection.execute(_NEW_LANE, place).lastrowid or 0)
+
+
+def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry) -> int:
+    inserted = connection.execute(
+        _NEW_FAILURE,
+        (
+            entry.id,
+            lane,
+            entry.function,
+            entry.reason,
+            entry.attempts,
+            encode_fault(entry.fault),
+            text(entry.first),
+            text(entry.last),
+            entry.time,
+            entry.head,
+            entry.tail,
+            entry.kept,
+            entry.run,
+            entry.time,
+        ),
+    )
+    return int(inserted.lastrowid or 0)
+
+
+def _insert_records(
+    connection: sqlite3.Connection, number: int, lane: int, names: Sequence[str], places: Sequence[int], entry: Entry
+) -> None:
+    for chunk in chunks(places, _INSERTED):
+        values: list[object] = []
+        for place in chunk:
+            record: KeptRecord = entry.records[place]
+            key = None if record.key is None else text(record.key)
+            identifier = text(entry.identifiers[place]) if entry.identifiers else None
+            values += (number, lane, names[place], key, record.arrival, identifier, record.json)
+        connection.execute(_new_records(len(chunk)), values)

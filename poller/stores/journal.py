@@ -1,0 +1,79 @@
+"""The journal in SQLite: failures with their records, kept until they are replayed or dropped.
+
+    append -> kept --claim--> claimed --ack--> replayed
+               |  <--failed again, or given back--'  |
+               '--> dropped          claimed again by another once `until` is past
+
+Writing an entry is entries.py, reading rows is rows.py; this is what the engine sees of them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from poller.model import Entry, Fault, Row, RowState, Selection
+from poller.stores.entries import append, chunks, encode_fault
+from poller.stores.rows import count, select
+from poller.stores.writer import Writer
+
+_MARKED = 500
+# State -> (what changes besides state and time, from which rows). The parameters are named: all of one statement.
+_TRANSITIONS: dict[RowState, tuple[str, str]] = {
+    "claimed": ("owner = :owner, until = :until", "(state = 'kept' OR (state = 'claimed' AND (owner = :owner OR until <= :now)))"),
+    "kept": ("owner = '', until = 0", "state = 'claimed' AND owner = :owner"),
+    "replayed": ("owner = '', until = 0", "state = 'claimed' AND owner = :owner"),
+    "dropped": ("owner = '', until = 0", "state = 'kept'"),
+}
+_FAILED_AGAIN = ", fault = :fault, failures = failures + 1"
+
+
+class SqliteJournal:
+    """`poller.protocols.Journal` over one SQLite file. Appends that come together share one fsync."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """All of them or, if this raises, none. Raises StoreUnavailable when the file cannot be written now."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            return [append(connection, entry) for entry in entries]
+
+        return await self._writer.run(work) if entries else ()
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        """Oldest first, whole rows. Raises ConfigError, which names candidates, for an ambiguous id."""
+        return await self._writer.read(lambda connection: select(connection, selection))
+
+    async def count(self, selection: Selection) -> int:
+        """How many rows `select` would give, without reading them."""
+        return await self._writer.read(lambda connection: count(connection, selection))
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        """The ids, in their order, whose rows could be and are changed. Ids are whole here. The transitions: protocols.Journal.mark."""
+        changes, condition = _TRANSITIONS[state]
+        if state == "kept" and fault is not None:
+            changes += _FAILED_AGAIN
+        values = {"state": state, "now": now, "owner": owner, "until": until, "fault": encode_fault(fault)}
+        wanted = list(dict.fromkeys(ids))
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            done: set[str] = set()
+            for chunk in chunks(wanted, _MARKED):
+                done.update(_mark(connection, chunk, changes, condition, values))
+            return [one for one in wanted if one in done]
+
+        return await self._writer.run(work) if wanted else ()
+
+
+def _mark(connection: sqlite3.Connection, ids: Sequence[str], changes: str, condition: str, values: dict[str, Any]) -> list[str]:
+    names = {f"id{n}": one for n, one in enumerate(ids)}
+    query = f"""
+        UPDATE failures SET state = :state, changed = :now, {changes}
+        WHERE id IN ({",".join(":" + name for name in names)}) AND {condition} RETURNING id
+    """
+    return [one for (one,) in connection.execute(query, values | names).fetchall()]

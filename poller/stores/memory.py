@@ -1,0 +1,190 @@
+"""The store in memory: the same three protocols, without a thread, a file or a wait. For simulations; gone with the process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from poller.model import Entry, Fault, KeptRecord, LaneKey, Lease, Row, RowState, Selection
+from poller.progress import Progress
+from poller.protocols import Checkpoints, Journal, Leases
+from poller.stores.checkpoints import lost
+from poller.stores.ids import meant
+
+
+@dataclass(slots=True)
+class _Held:
+    owner: str
+    counter: int
+    until: float
+
+
+class MemoryLeases:
+    """`poller.protocols.Leases`."""
+
+    def __init__(self) -> None:
+        self._held: dict[LaneKey, _Held] = {}
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether nobody has claimed it since, and it was not dropped."""
+        held = self._held.get(lease.key)
+        return held is not None and held.owner == lease.owner and held.counter == lease.counter
+
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
+        held = self._held.setdefault(key, _Held("", 0, 0.0))
+        if held.owner not in ("", owner) and held.until > now:
+            return None
+        held.counter += held.owner != owner
+        held.owner, held.until = owner, now + duration
+        return Lease(key, owner, held.counter)
+
+    async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
+        renewed = [lease for lease in leases if self.holds(lease) and self._held[lease.key].until > now]
+        for lease in renewed:
+            self._held[lease.key].until = now + duration
+        return renewed
+
+    async def drop(self, lease: Lease) -> None:
+        if self.holds(lease):
+            self._held[lease.key].owner = ""  # the counter stays: fencing tokens never come twice
+
+
+class MemoryCheckpoints:
+    """`poller.protocols.Checkpoints`, fenced by leases of the same store."""
+
+    def __init__(self, leases: MemoryLeases) -> None:
+        self._leases = leases
+        self._saved: dict[LaneKey, Progress] = {}
+
+    async def load(self, key: LaneKey) -> Progress | None:
+        return self._saved.get(key)
+
+    async def save(self, lease: Lease, progress: Progress) -> None:
+        if not self._leases.holds(lease):
+            raise lost(lease)
+        self._saved[lease.key] = progress
+
+    async def sources(self, mapping: str) -> Sequence[str]:
+        """The identities of all sources that this mapping has progress for, in order."""
+        return sorted({key.source for key in self._saved if key.mapping == mapping})
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A row, and the claim on it."""
+
+    row: Row
+    owner: str = ""
+    until: float = 0.0
+
+
+class MemoryJournal:
+    """`poller.protocols.Journal`."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Kept] = {}
+        self._holders: dict[tuple[LaneKey, str], list[str]] = defaultdict(list)
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        return [self._append(entry) for entry in entries]
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        # Sorting is stable, and a dict keeps the order of appending: of one time, first come first.
+        rows = sorted(self._selected(selection), key=lambda row: row.entry.time)
+        return rows[: selection.limit]
+
+    async def count(self, selection: Selection) -> int:
+        """How many rows `select` would give."""
+        return len(await self.select(selection))
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        return [one for one in dict.fromkeys(ids) if self._mark(one, state, now, owner, until, fault)]
+
+    def _append(self, entry: Entry) -> str:
+        key = LaneKey(entry.mapping, entry.source, entry.lane)
+        states = ("kept",) if entry.run else ("kept", "claimed")
+        held = [self._holder(key, record, states) for record in entry.records]
+        first = held[0] if held else None
+        if entry.id in self._rows:
+            if first is None and entry.records:
+                first = self._holder(key, entry.records[0], ("kept", "claimed", "replayed", "dropped"))
+            return first or entry.id
+        left = [place for place, holder in enumerate(held) if holder is None]
+        if left:
+            records = tuple(entry.records[place] for place in left)
+            identifiers = tuple(entry.identifiers[place] for place in left) if entry.identifiers else ()
+            self._rows[entry.id] = _Kept(Row(replace(entry, records=records, identifiers=identifiers), "kept", 0, entry.time))
+            for record in records:
+                self._holders[key, record.id].append(entry.id)
+        return first or entry.id
+
+    def _holder(self, key: LaneKey, record: KeptRecord, states: Sequence[str]) -> str | None:
+        """The newest row in one of these states that holds the record."""
+        ids = self._holders.get((key, record.id), ())
+        return next((one for one in reversed(ids) if self._rows[one].row.state in states), None)
+
+    def _selected(self, selection: Selection) -> Iterator[Row]:
+        wanted = {meant(prefix, [one for one in self._rows if one.startswith(prefix)]) for prefix in selection.ids}
+        for kept in self._rows.values():
+            row, entry = kept.row, kept.row.entry
+            if (
+                (not selection.ids or entry.id in wanted)
+                and selection.mapping in (None, entry.mapping)
+                and (selection.after is None or entry.time >= selection.after)
+                and (selection.before is None or entry.time < selection.before)
+                and (not selection.states or row.state in selection.states)
+                and (selection.copies or entry.kept != "queue-dlq")
+            ):
+                yield row
+
+    def _mark(self, id: str, state: RowState, now: float, owner: str, until: float, fault: Fault | None) -> bool:
+        kept = self._rows.get(id)
+        if kept is None or not _allowed(kept, state, now, owner):
+            return False
+        row = replace(kept.row, state=state, changed=now)
+        if state == "kept" and fault is not None:
+            row = replace(row, entry=replace(row.entry, fault=fault), failures=row.failures + 1)
+        kept.row, kept.owner, kept.until = row, "", 0.0
+        if state == "claimed":
+            kept.owner, kept.until = owner, until
+        return True
+
+
+def _allowed(kept: _Kept, state: RowState, now: float, owner: str) -> bool:
+    match kept.row.state:
+        case "kept":
+            return state in ("claimed", "dropped")
+        case "claimed" if state == "claimed":
+            return kept.owner == owner or kept.until <= now
+        case "claimed":
+            return state in ("kept", "replayed") and kept.owner == owner
+        case _:
+            return False
+
+
+class MemoryStore:
+    """`poller.protocols.Store` without a real clock, thread or file; several workers of a simulation share one."""
+
+    checkpoints: Checkpoints
+    leases: Leases
+    journal: Journal
+
+    def __init__(self) -> None:
+        self._leases = MemoryLeases()
+        self._checkpoints = MemoryCheckpoints(self._leases)
+        self._journal = MemoryJournal()
+        self.checkpoints, self.leases, self.journal = self._checkpoints, self._leases, self._journal
+
+    async def sources(self, mapping: str) -> Sequence[str]:
+        """The identities of all sources that this mapping has progress for."""
+        return await self._checkpoints.sources(mapping)
+
+    async def count(self, selection: Selection) -> int:
+        """How many rows of the journal are selected."""
+        return await self._journal.count(selection)
+
+    async def aclose(self) -> None:
+        """Nothing to do: what was kept stays readable, so that a simulation can look at it."""

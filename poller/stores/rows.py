@@ -1,0 +1,107 @@
+"""How rows are read from the journal's tables. Called inside a transaction of the reader, or of the writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from poller.errors import StoreError
+from poller.model import Entry, Fault, KeptRecord, Row, Selection
+from poller.stores.entries import chunks, marks
+from poller.stores.ids import SHOWN, meant
+
+_ENTRY = {  # field of an Entry -> where it is kept
+    **{field: f"lanes.{field}" for field in ("mapping", "source", "lane")},
+    **{
+        field: f"failures.{field}"
+        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run")
+    },
+}
+_COLUMNS = ", ".join(("failures.number", "fault", "state", "failures.failures", "changed", *_ENTRY.values()))
+_CANDIDATES = f"SELECT id FROM failures WHERE id >= ?1 AND id < ?1 || char(0x10FFFF) ORDER BY id LIMIT {SHOWN + 1}"
+_SELECTED = 500
+
+
+def select(connection: sqlite3.Connection, selection: Selection) -> list[Row]:
+    """Oldest first; of one time, in the order of appending. Raises ConfigError for an ambiguous prefix, StoreError for a damaged row."""
+    where, values = _narrowed(connection, selection)
+    query = (
+        f"SELECT {_COLUMNS} FROM failures JOIN lanes ON lanes.number = failures.lane WHERE {where} ORDER BY time, failures.number LIMIT ?"
+    )
+    found = connection.execute(query, (*values, -1 if selection.limit is None else selection.limit)).fetchall()
+    records = _records(connection, [columns[0] for columns in found])
+    return [_row(columns, records[columns[0]]) for columns in found]
+
+
+def count(connection: sqlite3.Connection, selection: Selection) -> int:
+    """How many rows `select` would give."""
+    where, values = _narrowed(connection, selection)
+    query = f"SELECT 1 FROM failures JOIN lanes ON lanes.number = failures.lane WHERE {where} LIMIT ?"
+    limit = -1 if selection.limit is None else selection.limit
+    return int(connection.execute(f"SELECT count(*) FROM ({query})", (*values, limit)).fetchone()[0])
+
+
+def _narrowed(connection: sqlite3.Connection, selection: Selection) -> tuple[str, list[Any]]:
+    """What comes behind WHERE, and its parameters."""
+    parts, values = ["1"], list[Any]()
+    if selection.ids:
+        ids = _whole(connection, selection.ids)
+        parts.append(f"failures.id IN ({marks(len(ids))})")
+        values += ids
+    if selection.mapping is not None:
+        parts.append("lanes.mapping = ?")
+        values.append(selection.mapping)
+    if selection.after is not None:
+        parts.append("time >= ?")
+        values.append(selection.after)
+    if selection.before is not None:
+        parts.append("time < ?")
+        values.append(selection.before)
+    if selection.states:
+        parts.append(f"state IN ({marks(len(selection.states))})")
+        values += selection.states
+    if not selection.copies:
+        parts.append("kept <> 'queue-dlq'")
+    return " AND ".join(parts), values
+
+
+def _whole(connection: sqlite3.Connection, prefixes: Sequence[str]) -> list[str]:
+    """Whole ids. An id that is there is among the first candidates for itself, so the limit cuts off nothing that `meant` asks for."""
+    ids = []
+    for prefix in prefixes:
+        candidates = [candidate for (candidate,) in connection.execute(_CANDIDATES, (prefix,))]
+        if (whole := meant(prefix, candidates)) is not None:
+            ids.append(whole)
+    return ids
+
+
+def _records(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, list[tuple[KeptRecord, str | None]]]:
+    found: dict[int, list[tuple[KeptRecord, str | None]]] = defaultdict(list)
+    for chunk in chunks(numbers, _SELECTED):
+        query = f"SELECT failure, id, key, arrival, json, identifier FROM records WHERE failure IN ({marks(len(chunk))}) ORDER BY number"
+        for failure, name, key, arrival, json, identifier in connection.execute(query, chunk):
+            found[failure].append((KeptRecord(name, key, arrival, json), identifier))
+    return found
+
+
+def _row(columns: Sequence[Any], records: Sequence[tuple[KeptRecord, str | None]]) -> Row:
+    _, fault, state, failures, changed, *values = columns
+    fields = dict(zip(_ENTRY, values, strict=True))
+    entry = Entry(
+        **fields,
+        fault=_fault(fields["id"], fault),
+        records=tuple(record for record, _ in records),
+        identifiers=tuple(identifier for _, identifier in records if identifier is not None),
+    )
+    return Row(entry, state, failures, changed)
+
+
+def _fault(name: str, text: bytes | None) -> Fault | None:
+    try:
+        return None if text is None else msgspec.json.decode(text, type=Fault)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the fault of failure {name} in the journal is damaged ({error}): restore a backup of the store") from error

@@ -1,0 +1,120 @@
+"""A store behind a bad line: one life's view of the `Store` that all lives share.
+
+Every call may be refused, done and its answer lost, done twice, or answered late; a *partition* refuses everything for a while. What a
+life asks after its crash is refused before it has any effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, TypeVar
+
+from poller.errors import NotConnected, StoreUnavailable
+from poller.model import Entry, Fault, LaneKey, Lease, Row, RowState, Selection
+from poller.progress import Progress
+from poller.protocols import Store
+from poller.testing.fakes import Gate
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Line:
+    """The line between one life and the world. `rate`: how many calls in one meet a fault; 0 once the world has calmed down."""
+
+    gate: Gate
+    random: Random
+    counts: Counter[str]
+    rate: float = 0.0
+    cut_until: float = 0.0
+    watch: Callable[[str, Any], None] = field(default=lambda _what, _about: None)
+
+    async def call(self, what: str, operation: Callable[[], Awaitable[T]]) -> T:
+        """`operation`, with a fate drawn for it."""
+        self.gate.check()
+        fate = self._fate()
+        self.counts[f"{what} {fate}"] += 1
+        await asyncio.sleep(self.random.expovariate(200.0))
+        self.gate.check()
+        if fate == "refused":
+            raise StoreUnavailable(f"{what} refused")
+        result = await operation()
+        if fate == "done twice":
+            result = await operation()
+        if fate == "answered late":
+            await asyncio.sleep(self.random.uniform(0.5, 8.0))
+        self.gate.check()
+        if fate == "answer lost":
+            raise StoreUnavailable(f"the answer to {what} was lost")
+        return result
+
+    async def fault(self, what: str) -> None:
+        """The same for a source: raise NotConnected, or wait, before it answers."""
+        self.gate.check()
+        if asyncio.get_running_loop().time() < self.cut_until or self.random.random() < self.rate / 2:
+            self.counts[f"{what} not connected"] += 1
+            raise NotConnected(f"{what}: no connection")
+        if self.random.random() < self.rate:
+            self.counts[f"{what} late"] += 1
+            await asyncio.sleep(self.random.uniform(0.1, 3.0))
+        self.gate.check()
+
+    def _fate(self) -> str:
+        if asyncio.get_running_loop().time() < self.cut_until:
+            return "refused"
+        if self.random.random() >= self.rate:
+            return "done"
+        return self.random.choice(("refused", "answer lost", "done twice", "answered late"))
+
+
+class LineStore:
+    """`Store` over a `Line`: checkpoints, leases and journal in one, each call by its own fate."""
+
+    def __init__(self, store: Store, line: Line) -> None:
+        self._store, self._line = store, line
+        self.checkpoints = self.leases = self.journal = self
+
+    async def load(self, key: LaneKey) -> Progress | None:
+        self._line.watch("loading", key)
+        return await self._line.call("load", lambda: self._store.checkpoints.load(key))
+
+    async def save(self, lease: Lease, progress: Progress) -> None:
+        self._line.watch("saving", (lease, progress))
+
+        async def operation() -> None:
+            await self._store.checkpoints.save(lease, progress)
+            self._line.watch("saved", (lease, progress))
+
+        await self._line.call("save", operation)
+
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
+        return await self._line.call("claim", lambda: self._store.leases.claim(key, owner, now, duration))
+
+    async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
+        return await self._line.call("renew", lambda: self._store.leases.renew(leases, now, duration))
+
+    async def drop(self, lease: Lease) -> None:
+        await self._line.call("drop", lambda: self._store.leases.drop(lease))
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        async def operation() -> Sequence[str]:
+            ids = await self._store.journal.append(entries)
+            self._line.watch("kept", entries)
+            return ids
+
+        return await self._line.call("append", operation)
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        return await self._line.call("select", lambda: self._store.journal.select(selection))
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        return await self._line.call("mark", lambda: self._store.journal.mark(ids, state, now, owner, until, fault))
+
+    async def aclose(self) -> None:
+        return None

@@ -1,0 +1,509 @@
+"""A simulated world that drives the real engine: `simulate(seed)` runs one scenario on a virtual clock, or raises `Broken` or `Stuck`.
+
+Everything is drawn from the seed: the settings, the records, which of them are poison, what the function does, and the faults. Workers
+("lives") crash, stop, restart with another width or batch size, lose their line to the store until their leases run out, and are asked for
+lanes back; every call of store and source may be refused, answered late, twice or never. Then the world calms down, and everything must be
+done: handled, or in the journal. A crash first shuts the life's gate, then cancels its tasks, so that no `finally` can save anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, cast
+
+import orjson
+
+from poller.functions import Function
+from poller.lane_runner import Work
+from poller.mapping import MappingRunner
+from poller.metrics import MappingCounters
+from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, LaneKey, Response, Returned
+from poller.ordered import OrderedSource
+from poller.policy import Block, Redeliver
+from poller.protocols import Event, Format, Lane, Policy, Source, Store
+from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.stores.memory import MemoryStore
+from poller.strands import Strands
+from poller.testing.clock import VirtualLoop, run_virtually
+from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord, FakeShards, FakeStream, Gate
+from poller.testing.faults import Line, LineStore
+from poller.testing.oracle import Broken, Oracle, Rules, poison_bound
+from poller.turn import Turn
+
+STORM_SECONDS = 90.0
+"""How long faults come; then the world is calm."""
+
+CALM_SECONDS = 4000.0
+"""How long a calm world may take to finish; more is a loss."""
+
+Kind = Literal["stream", "queue", "fifo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is drawn from a seed before anything runs."""
+
+    kind: Kind
+    records: int
+    lanes: int
+    keys: int
+    poison: float
+    transient: float
+    throttled: float
+    answers: Literal["full", "partial", "mixed"]
+    settings: MappingSettings
+    policy: Policy
+    concurrency: int
+    timeout: float
+    visibility: float
+    redrive: int | None
+    faults: float
+
+    @classmethod
+    def draw(cls, random: Random) -> Scenario:
+        kind = random.choice(("stream", "stream", "stream", "queue", "fifo"))
+        answers = random.choice(("full", "full", "partial", "mixed"))
+        bisect = random.random() < 0.6
+        size = random.choice((1, 2, 5, 10, 10, 16))
+        attempts = random.choice((0, 1, 2, 5))
+        age = random.choice((None, None, None, 60.0))
+        backoff = Backoff(random.choice((0.05, 1.0)), random.choice((1.0, 10.0)))
+        ours, redrive = random.choice(((3, None), (2, 5), (None, 3), (4, 4)))
+        failure = FailureSettings(attempts, age, bisect, answers != "full", ours, backoff, random.random() < 0.3)
+        policy: Policy
+        if kind == "stream":
+            policy = Block(attempts, age, bisect, backoff, random.choice(("cut", "cut", "listed")))
+        else:
+            policy = Redeliver(ours, redrive, backoff if failure.backoff_set else None, kind == "fifo" and random.random() < 0.5)
+        batching = Batching(size, random.choice((0.0, 0.0, 0.5)))
+        settings = MappingSettings("sim", "sim", "function", batching, failure, random.choice((1, 1, 2, 4)))
+        return cls(
+            kind=cast("Kind", kind),
+            records=random.randrange(60, 240),
+            lanes=random.choice((1, 2, 3)) if kind == "stream" else 1,
+            keys=random.choice((1, 3, 20)),
+            poison=random.choice((0.0, 0.02, 0.1)),
+            transient=random.choice((0.0, 0.05)),
+            throttled=random.choice((0.0, 0.1)),
+            answers=cast("Any", answers),
+            settings=settings,
+            policy=policy,
+            concurrency=random.choice((1, 2, 5)),
+            timeout=20.0,
+            visibility=30.0,
+            redrive=redrive if kind != "stream" else None,
+            faults=random.choice((0.0, 0.03, 0.15)),
+        )
+
+    def rules(self) -> Rules:
+        """The bounds that hold in this scenario; none where its settings make them too loose to be worth a check."""
+        failure = self.settings.failure
+        attempts = failure.maximum_retry_attempts or 0
+        if self.kind != "stream":
+            assert isinstance(self.policy, Redeliver)
+            limits = [limit for limit in (self.policy.maximum_receive_count, self.redrive) if limit is not None]
+            return Rules(self.settings.width, self.concurrency, None, min(limits), ordered=False)
+        exact = failure.bisect and self.answers == "full" and self.transient == 0 and failure.maximum_record_age is None
+        record = poison_bound(self.settings.batching.size, attempts) if exact else None
+        return Rules(self.settings.width, self.concurrency, attempts + 2, record, ordered=True)
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run reached, so that a suite can show that its scenarios reach everything."""
+
+    seed: int
+    scenario: Scenario
+    events: int
+    counts: Counter[str]
+
+
+def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
+    """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
+    random = Random(seed)
+    drawn = Scenario.draw(random)
+    try:
+        return run_virtually(World(seed, random, scenario or drawn, store or MemoryStore()).run())
+    except BaseException as error:
+        error.add_note(f"simulator seed {seed}: replay with poller.testing.simulator.simulate({seed})\n{scenario or drawn}")
+        raise
+
+
+class _Handler:
+    """The function, in one life: it knows the poison records, and tells the oracle."""
+
+    def __init__(self, world: World, life: Life) -> None:
+        self._world, self._life = world, life
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        world, life = self._world, self._life
+        life.gate.check()
+        names = [str(identifier) for identifier in event.identifiers()]
+        invocation = world.oracle.begin(life.name, call.lane, names)
+        try:
+            await asyncio.sleep(world.random.expovariate(4.0))
+        except asyncio.CancelledError:
+            if life.gate.shut or life.losing(call.lane):
+                world.oracle.died(invocation)
+            else:
+                world.count("handed back")
+                world.oracle.free(invocation)
+            raise
+        if life.gate.shut:
+            world.oracle.died(invocation)
+            life.gate.check()
+        response, handled = world.behave(names)
+        if isinstance(response, Busy):
+            world.oracle.free(invocation)
+        else:
+            world.oracle.end(invocation, handled)
+        return response
+
+    async def aclose(self) -> None:
+        return None
+
+
+class _WatchedLane:
+    """A lane whose settling the oracle hears of."""
+
+    def __init__(self, lane: Lane, world: World, life: Life) -> None:
+        self._lane, self._world, self._life = lane, world, life
+
+    @property
+    def name(self) -> str:
+        return self._lane.name
+
+    @property
+    def format(self) -> Format:
+        return self._lane.format
+
+    @property
+    def strands(self) -> Strands:
+        return self._lane.strands
+
+    @property
+    def leaving(self) -> asyncio.Future[float]:
+        return self._lane.leaving
+
+    async def fetch(self, limit: int) -> Fetched:
+        self._life.gate.check()
+        fetched = await self._lane.fetch(limit)
+        self._world.counts["span resumed"] += len(fetched.resumed)
+        return fetched
+
+    async def begin(self, batch: Batch) -> None:
+        self._life.gate.check()
+        await self._lane.begin(batch)
+
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        self._life.gate.check()
+        for action in actions:
+            self._world.count(type(action).__name__.lower())
+        await self._lane.settle(batch, actions)
+        for action in actions:
+            match action:
+                case Ack(records):
+                    self._world.oracle.settle(self.name, [record.name for record in records])
+                case Discard(failure):
+                    self._world.count(failure.reason)
+                    self._world.oracle.settle(self.name, [record.name for record in failure.records])
+                case _:
+                    pass
+
+    async def aclose(self, broken: bool = False) -> None:
+        await self._lane.aclose(broken)
+
+
+class _WatchedSource:
+    """A source whose lanes are watched."""
+
+    def __init__(self, source: Source, world: World, life: Life) -> None:
+        self._source, self._world, self._life = source, world, life
+        self.policy, self.format, self.identity = source.policy, source.format, source.identity
+
+    async def lanes(self) -> AsyncIterator[Lane]:
+        async for lane in self._source.lanes():
+            self._world.count("lane opened")
+            yield _WatchedLane(lane, self._world, self._life)
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+
+
+@dataclass(slots=True)
+class Life:
+    """One worker from start to crash or stop."""
+
+    name: str
+    gate: Gate
+    line: Line
+    runner: MappingRunner
+    task: asyncio.Task[None]
+
+    def losing(self, lane: str) -> bool:
+        """Whether the lane was lost, rather than left on our own will."""
+        runner = self.runner.runners.get(lane)
+        return runner is not None and runner.lane.leaving.done() and runner.lane.leaving.result() == 0.0
+
+    async def crash(self) -> None:
+        self.gate.shut = True
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def stop(self, grace: float) -> None:
+        self.runner.stop(asyncio.get_running_loop().time() + grace)
+        await self.task
+
+
+@dataclass(slots=True)
+class World:
+    """Everything that outlives a life."""
+
+    seed: int
+    random: Random
+    scenario: Scenario
+    store: Store
+    counts: Counter[str] = field(default_factory=Counter)
+    oracle: Oracle = field(init=False)
+    stream: FakeStream = field(init=False)
+    queue: FakeQueue = field(init=False)
+    poison: set[str] = field(init=False)
+    lives: list[Life] = field(default_factory=list)
+    calm: bool = False
+    number: int = 0
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    # --- the function -----------------------------------------------------------------------------------------------------------
+
+    def behave(self, names: Sequence[str]) -> tuple[Response, Sequence[str]]:
+        """What the function answers, and which records it has handled by then."""
+        scenario, random = self.scenario, self.random
+        if random.random() < scenario.throttled:
+            self.count("busy")
+            return Busy(random.uniform(0.1, 2.0)), ()
+        bad = [name for name in names if name in self.poison]
+        if not bad:
+            if random.random() < scenario.transient and not self.calm:
+                self.count("transient fault")
+                return Fault("error", "Transient", "now and then"), ()
+            return Returned(b"null"), names
+        if scenario.answers == "full" or (scenario.answers == "mixed" and random.random() < 0.5):
+            self.count("fault")
+            return Fault("error", "Poison", "a poison record"), ()
+        self.count("partial")
+        answer = orjson.dumps({"batchItemFailures": [{"itemIdentifier": name} for name in bad]})
+        first = names.index(bad[0])
+        listed = isinstance(scenario.policy, Redeliver) or getattr(scenario.policy, "partial", "") == "listed"
+        return Returned(answer), [name for i, name in enumerate(names) if name not in bad and (listed or i < first)]
+
+    # --- records ----------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> list[tuple[float, str, FakeRecord]]:
+        """All records, with the lane each goes to and the time it comes."""
+        random, scenario = self.random, self.scenario
+        lanes = [f"shard-{n}" for n in range(scenario.lanes)] if scenario.kind == "stream" else ["queue"]
+        self.stream = FakeStream({lane: [] for lane in lanes})
+        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        self.queue = FakeQueue(loop.now, scenario.visibility, scenario.redrive, scenario.kind == "fifo")
+        plan: list[tuple[float, str, FakeRecord]] = []
+        token = dict.fromkeys(lanes, 0)
+        keys = {f"{lane} {n}".encode(): lane for lane in lanes for n in range(scenario.keys)}
+        times = sorted(random.uniform(0, STORM_SECONDS * 0.8) if random.random() < 0.5 else 0.0 for _ in range(scenario.records))
+        for number, at in enumerate(times):
+            key = random.choice(sorted(keys)) if scenario.kind == "fifo" or random.random() < 0.9 else None
+            lane = keys[key] if key is not None else random.choice(lanes)
+            if scenario.kind == "queue":
+                key = None
+            token[lane] += random.choice((1, 1, 1, 7))
+            plan.append((at, lane, FakeRecord(token[lane], f"r{number:04d}", key, 0.0)))
+        self.poison = {record.name for _, _, record in plan if random.random() < scenario.poison}
+        self.oracle = Oracle(
+            scenario.rules(),
+            keys={record.name: record.key for _, _, record in plan},
+            tokens={record.name: record.token for _, _, record in plan},
+            lanes={lane: [record.name for _, where, record in plan if where == lane] for lane in lanes},
+        )
+        return plan
+
+    async def _feed(self, plan: Sequence[tuple[float, str, FakeRecord]]) -> None:
+        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        for at, lane, record in plan:
+            if at > loop.time():
+                await asyncio.sleep(at - loop.time())
+            if self.scenario.kind == "stream":
+                self.stream.put(lane, record._replace(arrival=loop.now()))
+            else:
+                self.queue.send(record.name, record.key)
+
+    # --- lives ------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> Life:
+        """A new worker, perhaps with another width or batch size than the one before."""
+        self.number += 1
+        random, scenario = self.random, self.scenario
+        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        settings = scenario.settings
+        if scenario.kind == "stream" and random.random() < 0.2:
+            self.count("width changed")
+            settings = replace(settings, width=random.randrange(1, settings.width + 1))
+        name = f"life-{self.number}"
+        gate = Gate(name)
+        line = Line(gate, random, self.counts, 0.0 if self.calm else scenario.faults, watch=self._watch)
+        store = LineStore(self.store, line)
+        context = Context(settings, store, name, loop.now, Path(), Path())
+        life_handler = _Handler(self, cast("Any", None))
+        function = Function(FunctionSettings("function", "f", Path(), scenario.timeout, concurrency=scenario.concurrency), life_handler)
+        work = Work(settings, function, scenario.policy, "fake", store, MappingCounters(), loop.now, random, Turn())
+        life: Life
+
+        async def open_source() -> Source:
+            await line.fault("open")
+            return _WatchedSource(self._source(context, gate, line), self, life)
+
+        runner = MappingRunner(work, open_source)
+        life = Life(name, gate, line, runner, loop.create_task(runner.run(), name=name))
+        life_handler._life = life  # noqa: SLF001 (made of each other)
+        self.lives.append(life)
+        return life
+
+    def _source(self, context: Context, gate: Gate, line: Line) -> Source:
+        scenario = self.scenario
+        if scenario.kind == "stream":
+            shards = FakeShards(self.stream, gate, line.fault)
+            return OrderedSource(context, identity="fake", format=FORMAT, policy=scenario.policy, shards=shards, origin="TRIM_HORIZON")
+        assert isinstance(scenario.policy, Redeliver)
+        return FakeQueueSource(self.queue, scenario.policy, scenario.settings.width, gate, line.fault)
+
+    def _watch(self, what: str, about: Any) -> None:
+        match what:
+            case "loading":
+                # A new owner starts: of what the last one had settled, only what was saved is safe.
+                self.oracle.lose(about.lane)
+            case "saving":
+                self.oracle.saving(*about)
+            case "saved":
+                self.oracle.saved(*about)
+            case _:
+                self.oracle.journal.update(record.id for entry in about for record in entry.records)
+
+    # --- faults -----------------------------------------------------------------------------------------------------------------
+
+    async def _storm(self) -> None:
+        """Something happens to some life every few seconds."""
+        random = self.random
+        while asyncio.get_running_loop().time() < STORM_SECONDS:
+            await asyncio.sleep(random.expovariate(0.25))
+            self._lawful()
+            await self._strike(random.choice(self.lives), random.choice(("crash", "crash", "stop", "cut off", "ask back", "duplicate")))
+
+    async def _strike(self, life: Life, what: str) -> None:
+        random, loop = self.random, asyncio.get_running_loop()
+        self.count(f"fault: {what}")
+        match what:
+            case "crash":
+                self.lives.remove(life)
+                await life.crash()
+                await asyncio.sleep(random.uniform(0, 5))
+                self.start()
+            case "stop":
+                self.lives.remove(life)
+                await life.stop(random.choice((0.0, 0.5, 30.0)))
+                self.start()
+            case "cut off":
+                life.line.cut_until = loop.time() + random.uniform(1, 25)
+            case "ask back":
+                runners = list(life.runner.runners.values())
+                if runners:
+                    runner = random.choice(runners)
+                    if not runner.lane.leaving.done():
+                        runner.lane.leaving.set_result(loop.time() + random.choice((0.1, 5.0)))
+            case _:
+                for message in self.queue.messages:
+                    if random.random() < 0.05:
+                        message.visible_at = 0.0  # at-least-once: a broker may deliver before its timeout
+
+    # --- the run ----------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> Report:
+        plan = self._prepare()
+        self.queue_hook()
+        feeder = asyncio.create_task(self._feed(plan))
+        for _ in range(self.random.choice((1, 1, 2))):
+            self.start()
+        await self._storm()
+        self.calm = True
+        for life in self.lives:
+            life.line.rate, life.line.cut_until = 0.0, 0.0
+        await feeder
+        await self._finish()
+        self._lawful()
+        for life in self.lives:
+            await life.stop(60.0)
+        await self._closed()
+        self._lawful()
+        return Report(self.seed, self.scenario, self.oracle.events, self.counts)
+
+    def queue_hook(self) -> None:
+        """Tell the oracle of every delete."""
+        delete = self.queue.delete
+
+        def watched(receipt: int) -> None:
+            before = len(self.queue.deleted)
+            delete(receipt)
+            for name in self.queue.deleted[before:]:
+                self.oracle.deleted(name)
+
+        self.queue.delete = watched  # type: ignore[method-assign]
+
+    async def _finish(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CALM_SECONDS
+        while (left := self._left()) and loop.time() < deadline:
+            self._lawful()
+            for life in self.lives:
+                if life.task.done():
+                    life.task.result()
+                    raise Broken(f"{life.name} ended by itself")
+            await asyncio.sleep(1.0)
+        if left:
+            raise Broken(f"not done after {CALM_SECONDS} s of calm: {sorted(left)[:10]}")
+        lost = [name for name in self.oracle.keys if not self.oracle.is_done(name) and name not in self.queue.dead]
+        if lost:
+            raise Broken(f"lost: {lost}")
+
+    def _lawful(self) -> None:
+        if self.oracle.broken is not None:
+            raise self.oracle.broken
+
+    def _left(self) -> set[str]:
+        if self.scenario.kind == "stream":
+            return {name for name in self.oracle.keys if not self.oracle.is_done(name)}
+        return {message.name for message in self.queue.messages}
+
+    async def _closed(self) -> None:
+        """After a clean stop, progress is at the end and owes nothing."""
+        if self.scenario.kind != "stream":
+            return
+        for lane, names in self.oracle.lanes.items():
+            progress = await self.store.checkpoints.load(LaneKey("sim", "fake", lane))
+            last = max((self.oracle.tokens[name] for name in names), default=-1)
+            if names and (progress is None or progress.checkpoint <= last or progress.spans):
+                raise Broken(f"law 7: {lane} stopped at {progress}, its last record is {last}")
+
+
+def reached(reports: Sequence[Report]) -> str:
+    """What a set of runs reached, for the log of a suite."""
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report.counts)
+    width = max(map(len, total), default=0)
+    events = sum(report.events for report in reports)
+    lines = [f"{what:{width}}  {count}" for what, count in sorted(total.items())]
+    return "\n".join((f"{len(reports)} runs, {events} events, fewest {min(r.events for r in reports)}", *lines))

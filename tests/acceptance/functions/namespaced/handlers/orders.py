@@ -1,0 +1,5 @@
+from handlers import common
+
+
+def lines(event):
+    return [common.line(record) for record in event["Records"]]

@@ -1,0 +1,78 @@
+"""A real server as a process of a test session: on loopback, on a free port, in a folder of its own, gone when the session is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+JARS = Path(__file__).resolve().parents[2] / ".cache" / "servers"
+START_SECONDS = 90.0
+"""A cold JVM on a busy machine takes its time."""
+
+
+def missing(what: str) -> NoReturn:
+    """A desk may lack what a server needs; CI may not: a skipped test there would look like a passed one."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}, and CI=true", pytrace=False)
+    pytest.skip(what)
+
+
+def jars(name: str) -> str:
+    """The class path of a server that `scripts/servers` fetches."""
+    libs = JARS / name / "libs"
+    if shutil.which("java") is None:
+        missing(f"{name} needs java (apt-get install default-jre-headless)")
+    if not (JARS / name / "pom.xml").exists():
+        missing(f"{name} needs its jars (run scripts/servers {name})")
+    return str(libs / "*")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: Sequence[str], folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """From when `ready` says so. What the server prints is in `folder`/output."""
+    with (folder / "output").open("wb") as output:
+        # Between fork and exec only one system call is made, so threads of the session do no harm.
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)  # noqa: PLW1509
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{command[0]} did not start:\n{(folder / 'output').read_text()[-2000:]}", pytrace=False)
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+_C = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """A session that is killed cannot stop its servers; the kernel does (Linux)."""
+    if sys.platform == "linux":
+        _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

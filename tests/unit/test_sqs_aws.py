@@ -1,0 +1,248 @@
+"""The client over aiobotocore, against a loopback server that answers as told: requests, foreign errors, an assumed role."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore import exceptions
+
+from connectors.sqs import SqsOptions, connect_to_aws
+from connectors.sqs.aws import AwsClient, _mapped
+from connectors.sqs.entries import entries, hidden
+from poller.errors import NotConnected, SourceError
+
+Request = tuple[dict[str, str], bytes]
+Answer = tuple[int, bytes]
+
+
+class Loopback:
+    """An HTTP server. `answer` may be replaced while it runs."""
+
+    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.url = ""
+        self.kind = b"application/x-amz-json-1.0"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                lines = head.decode().split("\r\n")[1:-2]
+                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+                request = headers, await reader.readexactly(int(headers.get("content-length", "0")))
+                self.requests.append(request)
+                status, body = self.answer(request)
+                writer.write(b"HTTP/1.1 %d Told\r\ncontent-type: %s\r\n" % (status, self.kind))
+                writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    @property
+    def asked(self) -> list[tuple[str, Any]]:
+        """(action, parameters) of SQS requests."""
+        told = [(headers.get("x-amz-target", ""), body) for headers, body in self.requests]
+        return [(target.removeprefix("AmazonSQS."), json.loads(body)) for target, body in told if target]
+
+
+@asynccontextmanager
+async def loopback(answer: Callable[[Request], Answer]) -> AsyncIterator[Loopback]:
+    served = Loopback(answer)
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    served.url = f"http://{host}:{port}"
+    try:
+        yield served
+    finally:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Nothing of the desk that this runs on."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MINE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+async def connected(url: str, **options: Any) -> Any:
+    return await connect_to_aws(SqsOptions(**{"queue": "orders", "region": "us-east-1", "endpoint": url, **options}), 4)
+
+
+async def test_what_is_asked() -> None:
+    answers: dict[str, Any] = {
+        "ReceiveMessage": {"Messages": [{"MessageId": "1", "Body": "b", "ReceiptHandle": "h"}]},
+        "DeleteMessageBatch": {"Failed": [{"Id": "0", "Code": "X", "SenderFault": True}]},
+        "ChangeMessageVisibilityBatch": {"Successful": [{"Id": "0"}]},
+        "GetQueueUrl": {"QueueUrl": "http://q"},
+        "GetQueueAttributes": {"Attributes": {"VisibilityTimeout": "30"}},
+    }
+
+    def answer(request: Request) -> Answer:
+        return 200, json.dumps(answers[request[0]["x-amz-target"].removeprefix("AmazonSQS.")]).encode()
+
+    async with loopback(answer) as server:
+        client = await connected(server.url)
+        assert await client.receive("http://q", 7, 5, 30) == answers["ReceiveMessage"]["Messages"]
+        assert await client.delete("http://q", entries(["h"])) == answers["DeleteMessageBatch"]["Failed"]
+        assert list(await client.change_visibility("http://q", hidden([("h", 9)]))) == []
+        assert await client.queue_url("orders", "123456789012") == "http://q"
+        assert await client.attributes("http://q") == {"VisibilityTimeout": "30"}
+        await client.aclose()
+        await client.aclose()
+        assert server.asked == [
+            (
+                "ReceiveMessage",
+                {
+                    "QueueUrl": "http://q",
+                    "MaxNumberOfMessages": 7,
+                    "WaitTimeSeconds": 5,
+                    "VisibilityTimeout": 30,
+                    "MessageSystemAttributeNames": ["All"],
+                    "MessageAttributeNames": ["All"],
+                },
+            ),
+            ("DeleteMessageBatch", {"QueueUrl": "http://q", "Entries": [{"Id": "0", "ReceiptHandle": "h"}]}),
+            (
+                "ChangeMessageVisibilityBatch",
+                {"QueueUrl": "http://q", "Entries": [{"Id": "0", "ReceiptHandle": "h", "VisibilityTimeout": 9}]},
+            ),
+            ("GetQueueUrl", {"QueueName": "orders", "QueueOwnerAWSAccountId": "123456789012"}),
+            ("GetQueueAttributes", {"QueueUrl": "http://q", "AttributeNames": ["All"]}),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected", "permanent", "word"),
+    [
+        (400, "com.amazonaws.sqs#QueueDoesNotExist", NotConnected, True, "no such queue"),
+        (400, "AWS.SimpleQueueService.NonExistentQueue", NotConnected, True, "no such queue"),
+        (403, "AccessDenied", NotConnected, True, "sqs:ChangeMessageVisibility"),
+        (403, "InvalidClientTokenId", NotConnected, True, "credentials"),
+        (403, "OverLimit", NotConnected, False, "fewer requests"),
+        (500, "InternalFailure", NotConnected, False, "InternalFailure"),
+        (400, "UnsupportedOperation", SourceError, None, "never"),
+    ],
+)
+async def test_what_sqs_answers_becomes_ours(status: int, code: str, expected: type[Exception], permanent: bool | None, word: str) -> None:
+    async with loopback(lambda _: (status, json.dumps({"__type": code, "message": "told"}).encode())) as server:
+        client = await connected(server.url)
+        with pytest.raises(expected, match=word) as raised:
+            await client.attributes("http://q")
+        await client.aclose()
+    for part in ("orders", "us-east-1", server.url):
+        assert part in str(raised.value)
+    assert getattr(raised.value, "permanent", None) is permanent
+
+
+async def test_no_server_is_not_connected() -> None:
+    async with loopback(lambda _: (200, b"")) as server:
+        pass
+    client = await connected(server.url)
+    with pytest.raises(NotConnected) as raised:
+        await client.receive("http://q", 1, 0, 30)
+    await client.aclose()
+    assert not raised.value.permanent
+
+
+async def test_an_answer_that_is_no_sqs_is_not_connected() -> None:
+    async with loopback(lambda _: (200, b"<html>a proxy</html>")) as server:
+        server.kind = b"text/html"
+        client = await connected(server.url)
+        for ask in (client.receive("http://q", 1, 0, 30), client.delete("http://q", entries(["h"]))):
+            with pytest.raises(NotConnected, match="no SQS"):
+                await ask
+        await client.aclose()
+
+
+async def test_an_entry_that_the_answer_does_not_name_is_not_done() -> None:
+    async with loopback(lambda _: (200, b'{"Successful": [{"Id": "1"}]}')) as server:
+        client = await connected(server.url)
+        refused = await client.delete("http://q", entries(["h0", "h1"]))
+        assert [refusal["Id"] for refusal in refused] == ["0"]
+        await client.aclose()
+
+
+async def test_no_credentials_no_profile_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotConnected, match="no usable credentials"):
+        await connected("http://127.0.0.1:1", profile="nobody")
+    with pytest.raises(NotConnected, match="AWS_REGION"):
+        await connect_to_aws(SqsOptions(queue="orders"), 4)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    client = await connected("http://127.0.0.1:1")
+    with pytest.raises(NotConnected, match="no usable credentials") as raised:
+        await client.receive("http://q", 1, 0, 30)
+    assert raised.value.permanent
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours", "permanent"),
+    [
+        (exceptions.ReadTimeoutError(endpoint_url="u"), NotConnected, False),
+        (exceptions.ConnectionClosedError(endpoint_url="u"), NotConnected, False),
+        (exceptions.CredentialRetrievalError(provider="p", error_msg="e"), NotConnected, True),
+        (exceptions.ParamValidationError(report="r"), SourceError, None),
+        (OSError("no route"), NotConnected, False),
+    ],
+)
+def test_foreign_exceptions_become_ours(foreign: Exception, ours: type[Exception], permanent: bool | None) -> None:
+    with pytest.raises(ours) as raised, _mapped("SQS queue orders"):
+        raise foreign
+    assert getattr(raised.value, "permanent", None) is permanent
+    assert raised.value.__cause__ is foreign
+
+
+def test_a_bug_of_ours_stays_one() -> None:
+    with pytest.raises(KeyError), _mapped("SQS queue orders"):
+        raise KeyError("ours")
+
+
+async def test_a_role_is_assumed_and_assumed_again_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    assumed = 0
+
+    def answer(request: Request) -> Answer:
+        nonlocal assumed
+        if b"Action=AssumeRole" not in request[1]:
+            return 200, b'{"Attributes": {}}'
+        assert "MINE" in request[0]["authorization"]
+        assert b"role%2Fpoller" in request[1]
+        assumed += 1
+        # The first is about to expire: botocore refreshes well before the end.
+        end = datetime.now(UTC) + timedelta(minutes=5 if assumed == 1 else 60)
+        return (
+            200,
+            f"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
+            <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/poller/poller</Arn><AssumedRoleId>A:poller</AssumedRoleId>
+            </AssumedRoleUser><Credentials><AccessKeyId>ROLE{assumed}</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+            <SessionToken>token</SessionToken><Expiration>{end:%Y-%m-%dT%H:%M:%SZ}</Expiration></Credentials>
+            </AssumeRoleResult></AssumeRoleResponse>""".encode(),
+        )
+
+    async with loopback(answer) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+        client = await connected(server.url, role_arn="arn:aws:iam::123456789012:role/poller")
+        assert assumed == 0  # only when something is asked
+        for _ in range(3):
+            await client.attributes("http://q")
+        await client.aclose()
+    used = [headers["authorization"].split("Credential=")[1].split("/")[0] for headers, _ in server.requests if "x-amz-target" in headers]
+    assert set(used) <= {"ROLE1", "ROLE2"}
+    assert used[-1] == "ROLE2"
+    assert assumed == 2
+
+
+async def test_repr_shows_the_state() -> None:
+    client = AwsClient("SQS queue orders")
+    assert repr(client) == "<AwsClient SQS queue orders [closed]>"
