@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 from uuid import UUID
@@ -68,13 +68,19 @@ class Work:
 
 @dataclass(slots=True)
 class Signs:
-    """Signs of life, for `status` and readiness. Epoch seconds."""
+    """Signs of life, for `status` and readiness. Epoch seconds; None: never yet.
+
+    `progressed_at`: records were settled for good (a retry settles nothing). `last_error` is ours or the source's, `fault` the function's.
+    """
 
     state: Literal["running", "reconnecting", "leaving", "ended", "lost"] = "running"
-    read_at: float = 0.0
-    progressed_at: float = 0.0
+    opened_at: float = 0.0
+    read_at: float | None = None
+    progressed_at: float | None = None
+    held_since: float | None = None
     last_error: str = ""
-    errors: int = field(default=0)
+    fault: str = ""
+    errors: int = 0
 
 
 class LaneRunner:
@@ -83,7 +89,7 @@ class LaneRunner:
     def __init__(self, lane: Lane, work: Work) -> None:
         self.lane = lane
         self.work = work
-        self.signs = Signs(read_at=work.clock(), progressed_at=work.clock())
+        self.signs = Signs(opened_at=work.clock())
         self._loop = asyncio.get_running_loop()
         self._strands = lane.strands
         self._batching = work.settings.batching
@@ -211,6 +217,8 @@ class LaneRunner:
             self.work.counters.polled += len(records)
             strands.add(records, facts(records), self._loop.time())
         if records or fetched.resumed:
+            if self.signs.held_since is None:
+                self.signs.held_since = self.work.clock()
             self._start()
 
     # --- strands ----------------------------------------------------------------------------------------------------------------
@@ -249,6 +257,8 @@ class LaneRunner:
                 await self._work(task, *taken)
                 keys = self.lane.format.facts(taken[0].records).keys() if free else ()
                 strands.finish(strand, keys)
+                if strands.empty:
+                    self.signs.held_since = None
                 self._wake.set()
                 if turn.over():
                     await turn.yield_()
@@ -358,7 +368,7 @@ class LaneRunner:
         counters = self.work.counters
         counters.faults += 1
         counters.failed += len(batch.records)
-        self.signs.last_error = f"{fault.type}: {fault.message[:200]}"
+        self.signs.fault = f"{fault.type}: {fault.message[:200]}"
         if batch.attempt == 1 and batch.fault is None:
             text = "%s failed (%d records): %s: %s"
             fields = self._fields(request_id=request_id)
@@ -382,8 +392,9 @@ class LaneRunner:
         await self.lane.settle(batch, actions)
         if self._strands.assign == "free":
             await self._recall(batch, actions)
-        self.signs.progressed_at = self.work.clock()
         now, retries = self._loop.time(), list[tuple[Batch, float]]()
+        if not all(isinstance(action, Retry) for action in actions):
+            self.signs.progressed_at = self.work.clock()
         for action in actions:
             match action:
                 case Retry(again, delay):

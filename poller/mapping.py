@@ -80,13 +80,15 @@ class MappingRunner:
 
     async def _open(self) -> Source | None:
         try:
-            return await self._open_source()
+            source = await self._open_source()
         except (NotConnected, StoreUnavailable) as error:
             await self._back_off(error)
             return None
         except SourceError as error:
             self.state, self.last_error = "failed", str(error)
             raise
+        self.work.source, self.work.policy = source.identity, source.policy
+        return source
 
     async def _run_source(self, source: Source) -> bool:
         """Run its lanes until it is stopped, exhausted (True), or a lane failed in a way that only opening it anew may mend (False)."""

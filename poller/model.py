@@ -299,6 +299,17 @@ class Lease:
     counter: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a lane tells of itself for `status`. `position` is for a person; `head`: the first span under retry. None: not known."""
+
+    position: str = ""
+    owner: str = ""
+    head: Span | None = None
+    lag_records: int | None = None
+    lag_seconds: float | None = None
+
+
 Identifier: TypeAlias = Hashable
 """What `itemIdentifier` names, in a form that compares: a string, or the sorted pairs of an object (Kafka)."""
 

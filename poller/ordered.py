@@ -17,8 +17,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
-from poller.model import Action, Batch, Fetched, LaneKey, Lease, Record
-from poller.progress import Progress, Tracker, doubt_limit
+from poller.model import Action, Batch, Fetched, LaneKey, Lease, Record, Shown
+from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
 from poller.protocols import Format, Lane, Policy
 from poller.settings import Context
 from poller.strands import Strands
@@ -81,12 +81,14 @@ class OrderedLane:
         self.ended = False
         self.lost = False
         self._context = context
+        self._read_arrival = 0.0
         self._saving = asyncio.Lock()
         self._asked = 0
         self._answered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._closing = False
+        self.closed = False
 
     @classmethod
     async def open(cls, context: Context, lease: Lease, reader: Reader, format: Format, origin: str, trusted_until: float) -> OrderedLane:
@@ -97,7 +99,7 @@ class OrderedLane:
         return lane
 
     def __repr__(self) -> str:
-        state = "lost" if self.lost else "closed" if self._closed else "open"
+        state = "lost" if self.lost else "closed" if self.closed else "open"
         return f"<OrderedLane {self.name} [{state}, {self.tracker!r}, {self.strands!r}]>"
 
     # --- Lane -------------------------------------------------------------------------------------------------------------------
@@ -117,6 +119,8 @@ class OrderedLane:
         self._check()  # the lease may have gone while we waited
         if tracker.catching_up:
             return self._catch_up(records, following)
+        if records:
+            self._read_arrival = self.format.facts(records[-1:]).arrivals()[0]
         if following != tracker.frontier:
             tracker.read(following, len(records))
             self._touch()
@@ -156,9 +160,9 @@ class OrderedLane:
         self._touch()
 
     async def aclose(self, broken: bool = False) -> None:
-        if self._closed:
+        if self._closing:
             return
-        self._closed = True
+        self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         if self._background:
@@ -173,6 +177,20 @@ class OrderedLane:
             log.warning("%s: closed without a save: %s", self.name, error, extra={"lane": self.name})
         finally:
             await self.reader.aclose()
+            self.closed = True  # only now may it be opened again: a save of ours may have been under way
+
+    async def show(self, now: float) -> Shown:
+        tracker = self.tracker
+        checkpoint = tracker.snapshot(self._heads()).checkpoint
+        spans = [spans[0] for spans in tracker.spans.values()]
+        head = min(spans, key=lambda span: span.first, default=None)
+        newest = await self.reader.head()
+        records = seconds = None
+        if newest is not None:
+            records = max(0, newest[0] - max(checkpoint, 0))
+            seconds = max(0.0, now - self._read_arrival) if records and self._read_arrival else 0.0 if not records else None
+        position = tracker.earlier.origin if checkpoint == ORIGIN else str(checkpoint)
+        return Shown(position, self.lease.owner, head, records, seconds)
 
     # --- saving -----------------------------------------------------------------------------------------------------------------
 
@@ -200,7 +218,7 @@ class OrderedLane:
 
     def _touch(self) -> None:
         """Something moved: save within the interval, or now if `begin` would soon have to wait."""
-        if self._closed:
+        if self._closing:
             return
         if self._timer is None:
             self._timer = self._loop.call_later(self._context.checkpoint_interval, self._save_soon)
@@ -210,7 +228,7 @@ class OrderedLane:
 
     def _save_soon(self) -> None:
         self._timer = None
-        if not self._closed and not self.lost:
+        if not self._closing and not self.lost:
             task = self._loop.create_task(self._save_in_background(), name=f"save {self.name}")
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -278,7 +296,7 @@ class OrderedSource:
 
     async def _open(self, name: str) -> OrderedLane | None:
         before = self._lanes.get(name)
-        if name in self._ended or (before is not None and not before._closed):  # noqa: SLF001 (its own kind)
+        if name in self._ended or (before is not None and not before.closed):
             return None
         if before is not None and before.ended:
             self._ended.add(name)
@@ -307,7 +325,7 @@ class OrderedSource:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._duration / 3)
-            lanes = {lane.lease: lane for lane in self._lanes.values() if not lane.lost and not lane._closed}  # noqa: SLF001
+            lanes = {lane.lease: lane for lane in self._lanes.values() if not lane.lost and not lane.closed}
             started = loop.time()
             try:
                 kept = await self._context.store.leases.renew(list(lanes), self._context.clock(), self._duration)

@@ -27,6 +27,7 @@ from poller.model import (
     Row,
     RowState,
     Selection,
+    Shown,
     Token,
 )
 
@@ -135,6 +136,14 @@ class Lane(Protocol):
         """
 
 
+@runtime_checkable
+class Visible(Protocol):
+    """A lane that can tell more than its runner knows."""
+
+    async def show(self, now: float) -> Shown:
+        """Cheap: `status` and metrics ask for it. `now` is epoch seconds."""
+
+
 class Source(Protocol):
     """What a connector polls."""
 
@@ -175,7 +184,8 @@ class Leases(Protocol):
     """Who owns what. A lease holds until `now + duration` of its last claim or renewal; the holder steps down on doubt."""
 
     async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
-        """The lease, if it was free, expired, or this owner's own; else None. A change of owner makes `counter` grow."""
+        """The lease, if it was free, expired, or this owner's own; else None. Every claim makes `counter` grow, so that a save that was
+        sent before, and arrives after it, is refused."""
 
     async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
         """Those that were still valid and are now extended."""
@@ -194,6 +204,9 @@ class Journal(Protocol):
 
     async def select(self, selection: Selection) -> Sequence[Row]:
         """Oldest first."""
+
+    async def count(self, selection: Selection) -> int:
+        """How many rows `select` would give."""
 
     async def mark(
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None

@@ -1,9 +1,9 @@
 """Leases in SQLite: one row a lane.
 
-    free --claim--> held by A --drop--> free
+    free --claim, counter + 1--> held by A --drop--> free
                     held by A --until is past, B claims, counter + 1--> held by B
 
-A claim by the owner renews; a lease that is past its time is only ever taken by a claim, never renewed.
+Every claim takes a new counter, the owner's own too: a save that it sent before is refused then. A lease that is past its time is only ever taken by a claim, never renewed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from poller.stores.writer import Writer
 _CLAIM = """
     INSERT INTO leases (mapping, source, lane, owner, counter, until) VALUES (:mapping, :source, :lane, :owner, 1, :until)
     ON CONFLICT (mapping, source, lane) DO UPDATE
-        SET counter = counter + (owner <> excluded.owner), owner = excluded.owner, until = excluded.until
+        SET counter = counter + 1, owner = excluded.owner, until = excluded.until
         WHERE owner = excluded.owner OR owner = '' OR until <= :now
     RETURNING counter
 """

@@ -35,7 +35,7 @@ class MemoryLeases:
         held = self._held.setdefault(key, _Held("", 0, 0.0))
         if held.owner not in ("", owner) and held.until > now:
             return None
-        held.counter += held.owner != owner
+        held.counter += 1
         held.owner, held.until = owner, now + duration
         return Lease(key, owner, held.counter)
 

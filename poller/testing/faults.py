@@ -111,6 +111,9 @@ class LineStore:
     async def select(self, selection: Selection) -> Sequence[Row]:
         return await self._line.call("select", lambda: self._store.journal.select(selection))
 
+    async def count(self, selection: Selection) -> int:
+        return await self._line.call("count", lambda: self._store.journal.count(selection))
+
     async def mark(
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
     ) -> Sequence[str]:

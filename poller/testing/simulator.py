@@ -484,7 +484,9 @@ class World:
 
     def _left(self) -> set[str]:
         if self.scenario.kind == "stream":
-            return {name for name in self.oracle.keys if not self.oracle.is_done(name)}
+            saved = self.oracle.checkpoints
+            lanes = self.oracle.lanes.items()
+            return {name for lane, names in lanes for name in names if saved.get(lane, -1) <= self.oracle.tokens[name]}
         return {message.name for message in self.queue.messages}
 
     async def _closed(self) -> None:

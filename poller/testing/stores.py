@@ -147,10 +147,13 @@ class LeasesContract:
         assert await store.leases.renew([held], 6.0, 10.0) == [held]
         await claimed(store, KEY, "b", 16.0)
 
-    async def test_the_owners_own_claim_renews(self, store: Store) -> None:
+    async def test_the_owners_own_claim_renews_and_fences_what_it_sent_before(self, store: Store) -> None:
         first = await claimed(store, KEY, "a", 0.0, 10.0)
-        assert await store.leases.claim(KEY, "a", 5.0, 10.0) == first
-        assert await store.leases.claim(KEY, "b", 14.0, 10.0) is None
+        again = await claimed(store, KEY, "a", 5.0, 10.0)
+        assert again.counter > first.counter
+        assert await store.leases.claim(KEY, "b", 12.0, 10.0) is None
+        with refused(LaneLost):
+            await store.checkpoints.save(first, at(1))
 
     async def test_renewing_extends(self, store: Store) -> None:
         lease = await claimed(store, KEY, "a", 0.0, 10.0)

@@ -1,0 +1,278 @@
+"""The daemon: from a configuration to running mappings, and back in order.
+
+    start: store -> control socket -> health pages -> functions -> mappings
+    stop:  mappings leave their lanes (running functions finish, at most `shutdown_grace`) -> functions -> pages, socket -> store
+
+`reload` restarts only what changed; a file with errors is refused whole, and everything goes on as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, get_args
+from uuid import uuid4
+
+import msgspec
+
+from poller import __version__
+from poller.admin.control import Command, Control
+from poller.admin.health import pages
+from poller.admin.http import HttpServer
+from poller.admin.overview import function_statuses, mapping_status
+from poller.config import Config, MappingConfig, handler_kind, load
+from poller.errors import ConfigError, LaneLost, PollerError, StoreError, StoreUnavailable
+from poller.functions import Function
+from poller.lane_runner import Work
+from poller.logs import function_log
+from poller.mapping import MappingRunner
+from poller.metrics import MappingCounters, measure
+from poller.model import LaneKey, Lease, RowState, Selection
+from poller.policy import Block
+from poller.protocols import Source, Store
+from poller.registry import Registry
+from poller.settings import Backoff, Context
+from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
+from poller.stores.memory import MemoryStore
+from poller.stores.sqlite import open_store
+from poller.turn import Turn
+
+log = logging.getLogger("poller.daemon")
+
+IDENTITY_SECONDS = 15.0
+"""How long a mapping id belongs to one source identity after its last worker was heard of."""
+
+
+def socket_path(config: Config) -> Path:
+    """The control socket of the daemon that runs this file. Beside the store, named after the file: daemons may share a store."""
+    return config.state / f"{config.path.stem}.sock"
+
+
+async def open_configured_store(config: Config) -> Store:
+    """The store the configuration names. Raises StoreError, StoreUnavailable."""
+    return MemoryStore() if config.store_url == "memory:" else await open_store(config.store_url)
+
+
+@dataclass(slots=True)
+class Running:
+    """A mapping that runs."""
+
+    config: MappingConfig
+    runner: MappingRunner
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class Daemon:
+    """Runs one configuration. `run` returns after `stop`."""
+
+    config: Config
+    registry: Registry
+    environ: Mapping[str, str]
+    clock: Callable[[], float] = time.time
+    random: Random = field(default_factory=Random)
+    open_store: Callable[[Config], Any] = open_configured_store
+    commands: dict[str, Command] = field(default_factory=dict)
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
+    store: Store = field(init=False)
+    functions: dict[str, Function] = field(init=False, default_factory=dict)
+    running: dict[str, Running] = field(init=False, default_factory=dict)
+    address: str = field(init=False, default="")
+    started: float = field(init=False, default=0.0)
+    stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _turn: Turn = field(init=False)
+    _reloading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _store_error: str = field(init=False, default="")
+
+    def __repr__(self) -> str:
+        return f"<Daemon {self.config.path.name} [{len(self.running)} mappings, {'stopping' if self.stopping.is_set() else 'running'}]>"
+
+    # --- life -------------------------------------------------------------------------------------------------------------------
+
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
+        """Until stopped. `started` is called once everything listens and runs. Raises what keeps it from starting, as PollerError."""
+        self.registry.verify()
+        self._turn = Turn()
+        self.started = self.clock()
+        control = Control(socket_path(self.config), {"status": self._status, "reload": self._reload, **self.commands})
+        http = HttpServer(str(self.config.listen), pages(self.status, self.clock))
+        self.store = await self.open_store(self.config)
+        try:
+            await control.start()
+            await http.start()
+            self.address = http.address
+            await self._start_all(self.config)
+            started()
+            await self.stopping.wait()
+            await self._stop_mappings(dict(self.running))
+        finally:
+            left = [running.task for running in self.running.values()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*(function.aclose() for function in self.functions.values()))
+            await http.aclose()
+            await control.aclose()
+            await self.store.aclose()
+
+    def stop(self) -> None:
+        """Stop in order. Tolerated twice."""
+        self.stopping.set()
+
+    async def _start_all(self, config: Config) -> None:
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        for name, settings in config.functions.items():
+            self.functions[name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
+        for mapping in config.mappings.values():
+            if mapping.enabled:
+                self._start(mapping)
+
+    def _start(self, mapping: MappingConfig) -> None:
+        settings = mapping.settings
+        function = self.functions[settings.function]
+        unset = Block(None, None, False, Backoff())  # until the source is open and brings its own
+        work = Work(settings, function, unset, "", self.store.journal, MappingCounters(), self.clock, self.random, self._turn)
+        runner = MappingRunner(work, lambda: self._open(mapping))
+        task = asyncio.get_running_loop().create_task(self._run(runner), name=f"mapping {settings.name}")
+        self.running[settings.name] = Running(mapping, runner, task)
+
+    async def _run(self, runner: MappingRunner) -> None:
+        guard = asyncio.get_running_loop().create_task(self._guard(runner), name=f"identity of {runner.work.settings.name}")
+        try:
+            await runner.run()
+        except PollerError as error:
+            log.error("mapping stopped, and a person must act: %s", error, extra={"mapping": runner.work.settings.name})
+        except Exception as error:  # a mapping that dies of a bug must show, and must not take the others along
+            runner.state, runner.last_error = "failed", repr(error)
+            log.exception("mapping failed", extra={"mapping": runner.work.settings.name})
+        finally:
+            guard.cancel()
+
+    async def _stop_mappings(self, running: Mapping[str, Running]) -> None:
+        deadline = asyncio.get_running_loop().time() + self.config.shutdown_grace
+        for each in running.values():
+            each.runner.stop(deadline)
+        await asyncio.gather(*(each.task for each in running.values()))
+        for name in running:
+            self.running.pop(name, None)
+
+    # --- sources ----------------------------------------------------------------------------------------------------------------
+
+    def context(self, mapping: MappingConfig) -> Context:
+        """What this daemon opens a source of `mapping` with."""
+        return Context(mapping.settings, self.store, self.owner, self.clock, self.config.base, self.config.state)
+
+    async def _open(self, mapping: MappingConfig) -> Source:
+        source = await self.registry.connector(mapping.type).open(mapping.options, self.context(mapping))
+        try:
+            await self._claim_identity(mapping, source.identity)
+        except BaseException:
+            await source.aclose()
+            raise
+        return source
+
+    async def _claim_identity(self, mapping: MappingConfig, identity: str) -> None:
+        """One mapping id has one source at a time: two would write one another's progress rows and failures under one name."""
+        lease = await self._identity_lease(mapping.settings.id, identity)
+        if lease is None:
+            raise StoreUnavailable(
+                f"mapping id {mapping.settings.id!r} is in use with another source by a daemon on the same store; "
+                f"give this mapping an `id` of its own, or wait {IDENTITY_SECONDS:.0f} s after that daemon has stopped"
+            )
+
+    async def _identity_lease(self, mapping: str, identity: str) -> Lease | None:
+        # The identity is the owner of a lease of its own: every worker of the same source holds it together.
+        return await self.store.leases.claim(LaneKey(mapping, "", ""), identity, self.clock(), IDENTITY_SECONDS)
+
+    async def _guard(self, runner: MappingRunner) -> None:
+        while True:
+            await asyncio.sleep(IDENTITY_SECONDS / 3)
+            if runner.work.source:
+                try:
+                    await self._identity_lease(runner.work.settings.id, runner.work.source)
+                except (StoreUnavailable, LaneLost) as error:
+                    log.warning("cannot renew: %s", error, extra={"mapping": runner.work.settings.name})
+
+    # --- reload -----------------------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> list[str]:
+        """Read the file again and restart what changed; returns a line for each change. Raises ConfigError, with nothing changed."""
+        async with self._reloading:
+            config = await asyncio.to_thread(load, self.config.path, self.registry, self.environ)
+            fixed = [key for key in ("store_url", "listen") if getattr(config, key) != getattr(self.config, key)]
+            if fixed:
+                raise ConfigError(
+                    f"{config.path}: {', '.join(fixed)} changed; that takes a restart of the daemon, and nothing was reloaded"
+                )
+            return await self._change(config)
+
+    async def _change(self, config: Config) -> list[str]:
+        old, self.config = self.config, config
+        functions = {name for name, settings in config.functions.items() if old.functions.get(name) != settings}
+        functions |= old.functions.keys() - config.functions.keys()
+        wanted = {name: mapping for name, mapping in config.mappings.items() if mapping.enabled}
+        changed = {
+            name
+            for name, each in self.running.items()
+            if name not in wanted or wanted[name].digest != each.config.digest or each.config.settings.function in functions
+        }
+        await self._stop_mappings({name: self.running[name] for name in changed})
+        for name in functions:
+            gone = self.functions.pop(name, None)
+            if gone is not None:
+                await gone.aclose()
+            if name in config.functions:
+                settings = config.functions[name]
+                self.functions[name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
+        started = [name for name in wanted if name not in self.running]
+        for name in started:
+            self._start(wanted[name])
+        return [f"stopped {name}" for name in sorted(changed - wanted.keys())] + [f"started {name}" for name in sorted(started)]
+
+    # --- what it tells ----------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> DaemonStatus:
+        """Everything a person, a probe or a scraper asks for."""
+        now = self.clock()
+        mappings = [await mapping_status(each.runner, each.config.type, now) for each in self.running.values()]
+        for name, mapping in self.config.mappings.items():
+            if name not in self.running:
+                mappings.append(MappingStatus(name=name, type=mapping.type, enabled=mapping.enabled, state="stopped"))
+        journal = await self._journal_status()
+        status = DaemonStatus(
+            version=__version__,
+            pid=os.getpid(),
+            started=self.started,
+            config=str(self.config.path),
+            stopping=self.stopping.is_set(),
+            store_error=self._store_error,
+            mappings=mappings,
+            functions=function_statuses(self.functions.values()),
+            journal=journal,
+            process=measure(),
+        )
+        return judged(status, now)
+
+    async def _journal_status(self) -> JournalStatus:
+        try:
+            counts = {state: await self.store.journal.count(Selection(states=(state,))) for state in get_args(RowState)}
+        except StoreError as error:
+            self._store_error = str(error)
+            return JournalStatus()
+        self._store_error = ""
+        return JournalStatus(**counts)
+
+    async def _status(self) -> AsyncIterator[dict[str, Any]]:
+        yield msgspec.to_builtins(await self.status())
+
+    async def _reload(self) -> AsyncIterator[dict[str, Any]]:
+        for line in await self.reload():
+            yield {"change": line}
