@@ -30,7 +30,6 @@ from poller.admin.overview import function_statuses, mapping_status
 from poller.config import Config, MappingConfig, handler_kind, load
 from poller.errors import ConfigError, LaneLost, PollerError, StoreError, StoreUnavailable
 from poller.functions import Function
-from poller.lane_runner import Work
 from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
@@ -43,6 +42,7 @@ from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
 from poller.turn import Turn
+from poller.work import Work
 
 log = logging.getLogger("poller.daemon")
 

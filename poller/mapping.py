@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from poller.errors import HandlerError, LaneLost, NotConnected, PollerError, SourceError, StoreUnavailable
-from poller.lane_runner import RECONNECT, RECONNECT_SLOWLY, LaneRunner, Work
+from poller.lane_runner import LaneRunner
 from poller.protocols import Lane, Source
+from poller.work import RECONNECT, RECONNECT_SLOWLY, Work
 
 log = logging.getLogger("poller.mapping")
 

@@ -3,7 +3,8 @@
     free --claim, counter + 1--> held by A --drop--> free
                     held by A --until is past, B claims, counter + 1--> held by B
 
-Every claim takes a new counter, the owner's own too: a save that it sent before is refused then. A lease that is past its time is only ever taken by a claim, never renewed.
+Every claim takes a new counter, the owner's own too: a save that it sent before is refused then. A lease that is past its time is only
+ever taken by a claim, never renewed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from typing import Any, Literal, cast
 import orjson
 
 from poller.functions import Function
-from poller.lane_runner import Work
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, LaneKey, Response, Returned
@@ -34,6 +33,7 @@ from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord,
 from poller.testing.faults import Line, LineStore
 from poller.testing.oracle import Broken, Oracle, Rules, poison_bound
 from poller.turn import Turn
+from poller.work import Work
 
 STORM_SECONDS = 90.0
 """How long faults come; then the world is calm."""

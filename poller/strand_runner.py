@@ -1,0 +1,296 @@
+"""Runs the batches of one strand, one after the other, with all that comes of them: permit, screen, begin, invoke, decide, journal, settle.
+
+The permit is held from before the batch is cut until its invocation is over; retries and halves ask for one of their own. Records that are
+given up are in the journal before they are settled (law 12); while the store does not answer, the strand waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from poller.errors import StoreUnavailable
+from poller.failure import entry
+from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Release, Retry, Span
+from poller.outcome import interpret
+from poller.protocols import Lane
+from poller.settings import Backoff
+from poller.strands import Strand
+from poller.work import Leave, Signs, Work
+
+log = logging.getLogger("poller.strand")
+
+STORE_RETRY = Backoff(initial=0.1, maximum=5.0)
+
+LOST = Fault("lost", "Poller.WorkerLost", "the worker that ran this invocation ended before its outcome was known")
+
+Phase: TypeAlias = Literal["permit", "backoff", "invoking", "settling"]
+
+Due: TypeAlias = tuple[Batch, float]
+"""A batch to run again, and the loop time it is due at."""
+
+
+class Left(Exception):
+    """Raised inside a strand that stops where it is, because its lane is leaving."""
+
+
+class StrandRunner:
+    """One strand of one lane. Its task, if it runs, is `task`; `interrupt` ends what it waits for when the lane is left."""
+
+    def __init__(self, strand: Strand, lane: Lane, work: Work, signs: Signs, leave: Leave) -> None:
+        self.strand = strand
+        self.task: asyncio.Task[None] | None = None
+        self._lane, self._work, self._signs, self._leave = lane, work, signs, leave
+        self._loop = asyncio.get_running_loop()
+        self._phase: Phase = "settling"
+
+    def __repr__(self) -> str:
+        return f"<StrandRunner {self._lane.name}/{self.strand.number} [{self._phase if self.task else 'idle'}, {self.strand!r}]>"
+
+    def interrupt(self, *phases: Phase) -> None:
+        """End what this strand is doing, if it is one of these. A settling is never interrupted."""
+        if self.task is not None and self._phase in phases:
+            self.task.cancel()
+
+    async def run(self, cut: Callable[[], None], done: Callable[[], None]) -> None:
+        """Until there is nothing to cut now, or the lane is left. `cut` and `done` are called after a batch was cut, and settled."""
+        lane, strand, batching = self._lane, self.strand, self._work.settings.batching
+        strands, turn, time = lane.strands, self._work.turn, self._loop.time
+        free = strands.assign == "free"
+        try:
+            while not self._leave.stopped and strands.can_cut(strand, batching, time()):
+                await self._permit()
+                # Only now is the batch cut: while it waited for a permit it went on filling.
+                taken = strands.take(strand, batching, lane.format, time())
+                if taken is None:
+                    self._work.function.permits.give()
+                    return
+                self._work.counters.batches += 1
+                cut()
+                batch, span = taken
+                await self._carry(batch, span)
+                strands.finish(strand, lane.format.facts(batch.records).keys() if free else ())
+                done()
+                if turn.over():
+                    await turn.yield_()
+        except Left:
+            pass
+
+    async def _carry(self, batch: Batch, span: Span | None) -> None:
+        """One batch and all that comes of it. A permit is held at the start, none at the end. Raises Left."""
+        if span is None:
+            retries = await self._attempt(batch)
+        else:
+            self._work.function.permits.give()
+            retries = await self._go_on(batch, span)
+        if not retries:
+            return
+        stack = retries[::-1]
+        while stack:
+            if self._leave.stopped:
+                raise Left
+            batch, due = stack.pop()
+            if due > self._loop.time():
+                await self._sleep(due - self._loop.time())
+            await self._permit()
+            stack.extend((await self._attempt(batch))[::-1])
+
+    async def _go_on(self, batch: Batch, span: Span) -> list[Due]:
+        """What an earlier life left of a batch. If its last attempt's outcome died with its worker, that was a full failure."""
+        if not span.running:
+            return [(batch, self._loop.time() + max(0.0, span.not_before - self._work.clock()))]
+        batch = replace(batch, attempt=span.attempts)
+        return await self._apply(batch, self._decide(batch, LOST))
+
+    # --- one attempt ------------------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, batch: Batch) -> list[Due]:
+        """Screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, and when."""
+        work = self._work
+        try:
+            screened, actions = work.policy.screen(batch, work.clock())
+            if actions:
+                rest = () if screened is None else (Retry(screened),)
+                await self._apply(batch, (*actions, *rest))
+                if screened is None:
+                    return []
+                batch = screened
+            await self._begin(batch)
+            outcome = await self._invoke(batch)
+        finally:
+            work.function.permits.give()
+        return await self._apply(batch, self._decide(batch, outcome))
+
+    async def _begin(self, batch: Batch) -> None:
+        tries = 0
+        while True:
+            try:
+                return await self._lane.begin(batch)
+            except StoreUnavailable as error:
+                tries += 1
+                await self._store_unavailable(tries, error)
+
+    async def _invoke(self, batch: Batch) -> Outcome:
+        work, counters, function = self._work, self._work.counters, self._work.function
+        event = batch.format.event(batch.records)
+        timeout = function.settings.timeout
+        request_id = str(UUID(int=work.random.getrandbits(128), version=4))
+        call = Call(request_id, work.clock() + timeout, timeout, work.settings.name, self._lane.name)
+        counters.in_flight += 1
+        counters.begun += 1
+        counters.invoked += len(batch.records)
+        started = self._loop.time()
+        self._phase = "invoking"
+        try:
+            response = await function.invoke(event, call)
+        except asyncio.CancelledError:
+            if not self._leave.expired:
+                raise
+            # Our own stop ended it: its attempt is handed back, as if the function had not been reached.
+            self._uncancel()
+            self._phase = "settling"
+            await self._apply(batch, (Retry(batch),))
+            raise Left from None
+        finally:
+            self._phase = "settling"
+            counters.in_flight -= 1
+            counters.observe(self._loop.time() - started)
+        outcome = interpret(response, event, work.settings.failure.reporting)
+        self._count(batch, outcome, request_id)
+        return outcome
+
+    def _count(self, batch: Batch, outcome: Outcome, request_id: str) -> None:
+        counters = self._work.counters
+        if isinstance(outcome, Busy):
+            counters.throttles += 1
+            return
+        counters.invocations += 1
+        if isinstance(outcome, Partial):
+            counters.partials += 1
+            counters.failed += len(batch.records)
+        elif isinstance(outcome, Fault):
+            counters.faults += 1
+            counters.failed += len(batch.records)
+            self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
+            if batch.attempt == 1 and batch.fault is None:
+                text = "%s failed (%d records): %s"
+                log.warning(
+                    text, self._work.function.name, len(batch.records), self._signs.fault, extra=self._fields(request_id=request_id)
+                )
+
+    def _decide(self, batch: Batch, outcome: Outcome) -> tuple[Action, ...]:
+        work = self._work
+        return work.policy.decide(batch, outcome, work.clock(), work.random.random())
+
+    # --- what was decided -------------------------------------------------------------------------------------------------------
+
+    async def _apply(self, batch: Batch, actions: Sequence[Action]) -> list[Due]:
+        """Journal what is given up, then settle; law 12 is this order. Returns the retries with the loop time they are due at."""
+        failures = [failure for action in actions if (failure := _failure(action)) is not None]
+        if failures:
+            await self._keep(failures)
+        await self._lane.settle(batch, actions)
+        if self._lane.strands.assign == "free":
+            await self._recall(batch, actions)
+        counters, now, retries = self._work.counters, self._loop.time(), list[Due]()
+        for action in actions:
+            match action:
+                case Retry(again, delay):
+                    retries.append((again, now + delay))
+                    continue
+                case Ack(records):
+                    counters.deleted += 0 if self._lane.strands.assign == "hash" else len(records)
+                case Discard(failure):
+                    counters.discards += 1
+                    counters.dropped += len(failure.records)
+                case Release(records):
+                    counters.released += len(records)
+            self._signs.progressed_at = self._work.clock()
+        counters.retries += len(retries)
+        counters.splits += len(retries) > 1
+        return retries
+
+    async def _recall(self, batch: Batch, actions: Sequence[Action]) -> None:
+        """What waits of a group whose earlier records were released goes back with them: it must not run before them."""
+        for action in actions:
+            if isinstance(action, Release):
+                keys = frozenset(batch.format.facts(action.records).keys())
+                later = self._lane.strands.recall(keys, batch.format)
+                if later:
+                    await self._lane.settle(replace(batch, records=later), (Release(later, action.delay),))
+
+    async def _keep(self, failures: Sequence[Failure]) -> None:
+        """Into the journal, durably."""
+        work, lane = self._work, self._lane
+        entries = [
+            entry(
+                failure,
+                lane.format,
+                mapping=work.settings.id,
+                source=work.source,
+                lane=lane.name,
+                function=work.function.name,
+                now=work.clock(),
+                run=work.replaying,
+            )
+            for failure in failures
+        ]
+        ids, tries = None, 0
+        while ids is None:
+            try:
+                ids = await work.journal.append(entries)
+            except StoreUnavailable as error:
+                tries += 1
+                await self._store_unavailable(tries, error)
+        for failure, id_ in zip(failures, ids, strict=True):
+            work.counters.kept += len(failure.records)
+            why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
+            text = "gave up %d records after %d attempts (%s; %s): failure %s"
+            log.error(text, len(failure.records), failure.attempts, failure.reason, why, id_[:12], extra=self._fields())
+
+    # --- waiting ----------------------------------------------------------------------------------------------------------------
+
+    async def _permit(self) -> None:
+        permits = self._work.function.permits
+        if not permits.take():
+            await self._interruptible("permit", permits.wait())
+
+    async def _sleep(self, seconds: float) -> None:
+        if self._lane.leaving.done():
+            raise Left
+        await self._interruptible("backoff", asyncio.sleep(seconds))
+
+    async def _store_unavailable(self, tries: int, error: StoreUnavailable) -> None:
+        self._work.counters.save_errors += 1
+        self._signs.last_error = str(error)
+        delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
+        log.warning("the store does not answer, trying again in %.1f s: %s", delay, error, extra=self._fields())
+        await self._sleep(delay)
+
+    async def _interruptible(self, phase: Phase, wait: Awaitable[None]) -> None:
+        """Wait, unless the lane is left meanwhile: then raise Left."""
+        self._phase = phase
+        try:
+            await wait
+        except asyncio.CancelledError:
+            if not self._lane.leaving.done():
+                raise
+            self._uncancel()
+            raise Left from None
+        finally:
+            self._phase = "settling"
+
+    def _uncancel(self) -> None:
+        if self.task is not None:
+            self.task.uncancel()
+
+    def _fields(self, **more: str) -> dict[str, str]:
+        return {"mapping": self._work.settings.name, "lane": self._lane.name, **more}
+
+
+def _failure(action: Action) -> Failure | None:
+    return action.failure if isinstance(action, Discard | Release) else None

@@ -1,0 +1,59 @@
+"""What the runners of a mapping share: its settings and parts (`Work`), signs of life (`Signs`), and how far a lane's leaving has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from poller.functions import Function
+from poller.metrics import MappingCounters
+from poller.protocols import Journal, Policy
+from poller.settings import Backoff, MappingSettings
+from poller.turn import Turn
+
+RECONNECT = Backoff(initial=0.2, maximum=30.0)
+RECONNECT_SLOWLY = 60.0
+"""Seconds between tries where trying again needs a person first."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or ""."""
+
+    settings: MappingSettings
+    function: Function
+    policy: Policy
+    source: str
+    journal: Journal
+    counters: MappingCounters
+    clock: Callable[[], float]
+    random: Random
+    turn: Turn
+    replaying: str = ""
+
+
+@dataclass(slots=True)
+class Signs:
+    """Signs of life of one lane, for `status` and readiness. Epoch seconds; None: never yet.
+
+    `progressed_at`: records were settled for good (a retry settles nothing). `last_error` is ours or the source's, `fault` the function's.
+    """
+
+    state: Literal["running", "reconnecting", "leaving", "ended", "lost"] = "running"
+    opened_at: float = 0.0
+    read_at: float | None = None
+    progressed_at: float | None = None
+    held_since: float | None = None
+    last_error: str = ""
+    fault: str = ""
+    errors: int = 0
+
+
+@dataclass(slots=True)
+class Leave:
+    """How far leaving has come. `stopped`: nothing new begins; `expired`: the deadline has passed, and what runs is being ended."""
+
+    stopped: bool = False
+    expired: bool = False
