@@ -253,7 +253,7 @@ class Daemon:
             started=self.started,
             config=str(self.config.path),
             stopping=self.stopping.is_set(),
-            store_error=self._store_error,
+            store_error=self._store_error or next((text for each in self.running.values() if (text := each.runner.store_error)), ""),
             mappings=mappings,
             functions=function_statuses(self.functions.values()),
             journal=journal,

@@ -48,6 +48,11 @@ class MappingRunner:
     def __repr__(self) -> str:
         return f"<MappingRunner {self.work.settings.name} [{self.state}, {len(self.runners)} lanes]>"
 
+    @property
+    def store_error(self) -> str:
+        """Why the store keeps a lane waiting now; "" when it does not."""
+        return next((text for runner in self.runners.values() if (text := runner.signs.store_error)), "")
+
     def stop(self, deadline: float) -> None:
         """Leave every lane; what runs at `deadline` (loop time) is ended then. Tolerated twice and before `run`."""
         self._deadline = deadline

@@ -129,10 +129,14 @@ class StrandRunner:
         tries = 0
         while True:
             try:
-                return await self._lane.begin(batch)
+                await self._lane.begin(batch)
             except StoreUnavailable as error:
                 tries += 1
                 await self._store_unavailable(tries, error)
+            else:
+                break
+        if tries:
+            self._signs.store_error = ""
 
     async def _invoke(self, batch: Batch) -> Outcome:
         work, counters, function = self._work, self._work.counters, self._work.function
@@ -246,6 +250,8 @@ class StrandRunner:
             except StoreUnavailable as error:
                 tries += 1
                 await self._store_unavailable(tries, error)
+        if tries:
+            self._signs.store_error = ""
         for failure, id_ in zip(failures, ids, strict=True):
             work.counters.kept += len(failure.records)
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
@@ -266,7 +272,7 @@ class StrandRunner:
 
     async def _store_unavailable(self, tries: int, error: StoreUnavailable) -> None:
         self._work.counters.save_errors += 1
-        self._signs.last_error = str(error)
+        self._signs.store_error = str(error)
         delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
         log.warning("the store does not answer, trying again in %.1f s: %s", delay, error, extra=self._fields())
         await self._sleep(delay)

@@ -38,7 +38,8 @@ class Work:
 class Signs:
     """Signs of life of one lane, for `status` and readiness. Epoch seconds; None: never yet.
 
-    `progressed_at`: records were settled for good (a retry settles nothing). `last_error` is ours or the source's, `fault` the function's.
+    `progressed_at`: records were settled for good (a retry settles nothing). `last_error` is ours or the source's,
+    `store_error` says why the store keeps a strand waiting now ("": it does not), `fault` is the function's.
     """
 
     state: Literal["running", "reconnecting", "leaving", "ended", "lost"] = "running"
@@ -47,6 +48,7 @@ class Signs:
     progressed_at: float | None = None
     held_since: float | None = None
     last_error: str = ""
+    store_error: str = ""
     fault: str = ""
     errors: int = 0
 
