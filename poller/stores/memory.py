@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from poller.model import Entry, Fault, KeptRecord, LaneKey, Lease, Row, RowState, Selection
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Journal, Leases
 from poller.stores.checkpoints import lost
 from poller.stores.ids import meant
 
@@ -168,23 +167,10 @@ def _allowed(kept: _Kept, state: RowState, now: float, owner: str) -> bool:
 class MemoryStore:
     """`poller.protocols.Store` without a real clock, thread or file; several workers of a simulation share one."""
 
-    checkpoints: Checkpoints
-    leases: Leases
-    journal: Journal
-
     def __init__(self) -> None:
-        self._leases = MemoryLeases()
-        self._checkpoints = MemoryCheckpoints(self._leases)
-        self._journal = MemoryJournal()
-        self.checkpoints, self.leases, self.journal = self._checkpoints, self._leases, self._journal
-
-    async def sources(self, mapping: str) -> Sequence[str]:
-        """The identities of all sources that this mapping has progress for."""
-        return await self._checkpoints.sources(mapping)
-
-    async def count(self, selection: Selection) -> int:
-        """How many rows of the journal are selected."""
-        return await self._journal.count(selection)
+        self.leases = MemoryLeases()
+        self.checkpoints = MemoryCheckpoints(self.leases)
+        self.journal = MemoryJournal()
 
     async def aclose(self) -> None:
         """Nothing to do: what was kept stays readable, so that a simulation can look at it."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from poller.errors import ConfigError
-from poller.model import Selection
-from poller.protocols import Checkpoints, Journal, Leases
 from poller.stores.checkpoints import SqliteCheckpoints
 from poller.stores.journal import SqliteJournal
 from poller.stores.leases import SqliteLeases
@@ -48,30 +45,16 @@ def _parse_sqlite(url: str, scheme: str, rest: str) -> Path:
 class SqliteStore:
     """`poller.protocols.Store` in one SQLite file. All three write through one thread: what comes together shares one fsync."""
 
-    checkpoints: Checkpoints
-    leases: Leases
-    journal: Journal
-
     def __init__(self, writer: Writer) -> None:
         """Use `open_store`."""
         self._writer = writer
-        self._checkpoints = SqliteCheckpoints(writer)
-        self._journal = SqliteJournal(writer)
-        self.checkpoints = self._checkpoints
+        self.checkpoints = SqliteCheckpoints(writer)
         self.leases = SqliteLeases(writer)
-        self.journal = self._journal
+        self.journal = SqliteJournal(writer)
 
     @property
     def path(self) -> Path:
         return self._writer.path
-
-    async def sources(self, mapping: str) -> Sequence[str]:
-        """The identities of all sources that this mapping has progress for."""
-        return await self._checkpoints.sources(mapping)
-
-    async def count(self, selection: Selection) -> int:
-        """How many rows of the journal are selected, without reading them."""
-        return await self._journal.count(selection)
 
     async def aclose(self) -> None:
         """Everything asked for is written, the file stands alone without its log. Tolerated twice."""

@@ -10,28 +10,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import orjson
 
 from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
-from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, LaneKey, Response, Returned
+from poller.model import Busy, Fault, LaneKey, Response, Returned
 from poller.ordered import OrderedSource
-from poller.policy import Block, Redeliver
-from poller.protocols import Event, Format, Lane, Policy, Source, Store
-from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.policy import Redeliver
+from poller.protocols import Source, Store
+from poller.settings import Context, FunctionSettings
 from poller.stores.memory import MemoryStore
-from poller.strands import Strands
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord, FakeShards, FakeStream, Gate
 from poller.testing.faults import Line, LineStore
-from poller.testing.oracle import Broken, Oracle, Rules, poison_bound
+from poller.testing.lives import Life, WatchedHandler, WatchedSource
+from poller.testing.oracle import Broken, Oracle
+from poller.testing.scenario import Scenario
 from poller.turn import Turn
 from poller.work import Work
 
@@ -40,77 +41,6 @@ STORM_SECONDS = 90.0
 
 CALM_SECONDS = 4000.0
 """How long a calm world may take to finish; more is a loss."""
-
-Kind = Literal["stream", "queue", "fifo"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What is drawn from a seed before anything runs."""
-
-    kind: Kind
-    records: int
-    lanes: int
-    keys: int
-    poison: float
-    transient: float
-    throttled: float
-    answers: Literal["full", "partial", "mixed"]
-    settings: MappingSettings
-    policy: Policy
-    concurrency: int
-    timeout: float
-    visibility: float
-    redrive: int | None
-    faults: float
-
-    @classmethod
-    def draw(cls, random: Random) -> Scenario:
-        kind = random.choice(("stream", "stream", "stream", "queue", "fifo"))
-        answers = random.choice(("full", "full", "partial", "mixed"))
-        bisect = random.random() < 0.6
-        size = random.choice((1, 2, 5, 10, 10, 16))
-        attempts = random.choice((0, 1, 2, 5))
-        age = random.choice((None, None, None, 60.0))
-        backoff = Backoff(random.choice((0.05, 1.0)), random.choice((1.0, 10.0)))
-        ours, redrive = random.choice(((3, None), (2, 5), (None, 3), (4, 4)))
-        failure = FailureSettings(attempts, age, bisect, answers != "full", ours, backoff, random.random() < 0.3)
-        policy: Policy
-        if kind == "stream":
-            policy = Block(attempts, age, bisect, backoff, random.choice(("cut", "cut", "listed")))
-        else:
-            policy = Redeliver(ours, redrive, backoff if failure.backoff_set else None, kind == "fifo" and random.random() < 0.5)
-        batching = Batching(size, random.choice((0.0, 0.0, 0.5)))
-        settings = MappingSettings("sim", "sim", "function", batching, failure, random.choice((1, 1, 2, 4)))
-        return cls(
-            kind=cast("Kind", kind),
-            records=random.randrange(60, 240),
-            lanes=random.choice((1, 2, 3)) if kind == "stream" else 1,
-            keys=random.choice((1, 3, 20)),
-            poison=random.choice((0.0, 0.02, 0.1)),
-            transient=random.choice((0.0, 0.05)),
-            throttled=random.choice((0.0, 0.1)),
-            answers=cast("Any", answers),
-            settings=settings,
-            policy=policy,
-            concurrency=random.choice((1, 2, 5)),
-            timeout=20.0,
-            visibility=30.0,
-            redrive=redrive if kind != "stream" else None,
-            faults=random.choice((0.0, 0.03, 0.15)),
-        )
-
-    def rules(self) -> Rules:
-        """The bounds that hold in this scenario; none where its settings make them too loose to be worth a check."""
-        failure = self.settings.failure
-        attempts = failure.maximum_retry_attempts or 0
-        if self.kind != "stream":
-            assert isinstance(self.policy, Redeliver)
-            limits = [limit for limit in (self.policy.maximum_receive_count, self.redrive) if limit is not None]
-            return Rules(self.settings.width, self.concurrency, None, min(limits), ordered=False)
-        exact = failure.bisect and self.answers == "full" and self.transient == 0 and failure.maximum_record_age is None
-        record = poison_bound(self.settings.batching.size, attempts) if exact else None
-        return Rules(self.settings.width, self.concurrency, attempts + 2, record, ordered=True)
 
 
 @dataclass(slots=True)
@@ -132,132 +62,6 @@ def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = 
     except BaseException as error:
         error.add_note(f"simulator seed {seed}: replay with poller.testing.simulator.simulate({seed})\n{scenario or drawn}")
         raise
-
-
-class _Handler:
-    """The function, in one life: it knows the poison records, and tells the oracle."""
-
-    def __init__(self, world: World, life: Life) -> None:
-        self._world, self._life = world, life
-
-    async def invoke(self, event: Event, call: Call) -> Response:
-        world, life = self._world, self._life
-        life.gate.check()
-        names = [str(identifier) for identifier in event.identifiers()]
-        invocation = world.oracle.begin(life.name, call.lane, names)
-        try:
-            await asyncio.sleep(world.random.expovariate(4.0))
-        except asyncio.CancelledError:
-            if life.gate.shut or life.losing(call.lane):
-                world.oracle.died(invocation)
-            else:
-                world.count("handed back")
-                world.oracle.free(invocation)
-            raise
-        if life.gate.shut:
-            world.oracle.died(invocation)
-            life.gate.check()
-        response, handled = world.behave(names)
-        if isinstance(response, Busy):
-            world.oracle.free(invocation)
-        else:
-            world.oracle.end(invocation, handled)
-        return response
-
-    async def aclose(self) -> None:
-        return None
-
-
-class _WatchedLane:
-    """A lane whose settling the oracle hears of."""
-
-    def __init__(self, lane: Lane, world: World, life: Life) -> None:
-        self._lane, self._world, self._life = lane, world, life
-
-    @property
-    def name(self) -> str:
-        return self._lane.name
-
-    @property
-    def format(self) -> Format:
-        return self._lane.format
-
-    @property
-    def strands(self) -> Strands:
-        return self._lane.strands
-
-    @property
-    def leaving(self) -> asyncio.Future[float]:
-        return self._lane.leaving
-
-    async def fetch(self, limit: int) -> Fetched:
-        self._life.gate.check()
-        fetched = await self._lane.fetch(limit)
-        self._world.counts["span resumed"] += len(fetched.resumed)
-        return fetched
-
-    async def begin(self, batch: Batch) -> None:
-        self._life.gate.check()
-        await self._lane.begin(batch)
-
-    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
-        self._life.gate.check()
-        for action in actions:
-            self._world.count(type(action).__name__.lower())
-        await self._lane.settle(batch, actions)
-        for action in actions:
-            match action:
-                case Ack(records):
-                    self._world.oracle.settle(self.name, [record.name for record in records])
-                case Discard(failure):
-                    self._world.count(failure.reason)
-                    self._world.oracle.settle(self.name, [record.name for record in failure.records])
-                case _:
-                    pass
-
-    async def aclose(self, broken: bool = False) -> None:
-        await self._lane.aclose(broken)
-
-
-class _WatchedSource:
-    """A source whose lanes are watched."""
-
-    def __init__(self, source: Source, world: World, life: Life) -> None:
-        self._source, self._world, self._life = source, world, life
-        self.policy, self.format, self.identity = source.policy, source.format, source.identity
-
-    async def lanes(self) -> AsyncIterator[Lane]:
-        async for lane in self._source.lanes():
-            self._world.count("lane opened")
-            yield _WatchedLane(lane, self._world, self._life)
-
-    async def aclose(self) -> None:
-        await self._source.aclose()
-
-
-@dataclass(slots=True)
-class Life:
-    """One worker from start to crash or stop."""
-
-    name: str
-    gate: Gate
-    line: Line
-    runner: MappingRunner
-    task: asyncio.Task[None]
-
-    def losing(self, lane: str) -> bool:
-        """Whether the lane was lost, rather than left on our own will."""
-        runner = self.runner.runners.get(lane)
-        return runner is not None and runner.lane.leaving.done() and runner.lane.leaving.result() == 0.0
-
-    async def crash(self) -> None:
-        self.gate.shut = True
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    async def stop(self, grace: float) -> None:
-        self.runner.stop(asyncio.get_running_loop().time() + grace)
-        await self.task
 
 
 @dataclass(slots=True)
@@ -358,14 +162,14 @@ class World:
         line = Line(gate, random, self.counts, 0.0 if self.calm else scenario.faults, watch=self._watch)
         store = LineStore(self.store, line)
         context = Context(settings, store, name, loop.now, Path(), Path())
-        life_handler = _Handler(self, cast("Any", None))
+        life_handler = WatchedHandler(self, cast("Any", None))
         function = Function(FunctionSettings("function", "f", Path(), scenario.timeout, concurrency=scenario.concurrency), life_handler)
         work = Work(settings, function, scenario.policy, "fake", store, MappingCounters(), loop.now, random, Turn())
         life: Life
 
         async def open_source() -> Source:
             await line.fault("open")
-            return _WatchedSource(self._source(context, gate, line), self, life)
+            return WatchedSource(self._source(context, gate, line), self, life)
 
         runner = MappingRunner(work, open_source)
         life = Life(name, gate, line, runner, loop.create_task(runner.run(), name=name))

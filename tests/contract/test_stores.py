@@ -46,16 +46,16 @@ async def test_it_is_a_store(store: Store) -> None:
 async def test_it_names_the_sources_that_a_mapping_has_progress_for(store: MemoryStore | SqliteStore) -> None:
     for key in (KEY, *OTHERS):
         await store.checkpoints.save(await claimed(store, key, "a"), at(1))
-    assert list(await store.sources("orders")) == [KEY.source, OTHERS[1].source]
-    assert list(await store.sources("nobody")) == []
+    assert list(await store.checkpoints.sources("orders")) == [KEY.source, OTHERS[1].source]
+    assert list(await store.checkpoints.sources("nobody")) == []
 
 
 async def test_it_counts_what_is_selected(store: MemoryStore | SqliteStore) -> None:
     await store.journal.append([make_entry(f"f{n}", f"m{n}", mapping="orders" if n % 2 else "returns") for n in range(5)])
-    assert await store.count(Selection()) == 5
-    assert await store.count(Selection(mapping="orders")) == 2
-    assert await store.count(Selection(mapping="orders", limit=1)) == 1
-    assert await store.count(Selection(ids=("f3", "f4"))) == 2
+    assert await store.journal.count(Selection()) == 5
+    assert await store.journal.count(Selection(mapping="orders")) == 2
+    assert await store.journal.count(Selection(mapping="orders", limit=1)) == 1
+    assert await store.journal.count(Selection(ids=("f3", "f4"))) == 2
 
 
 # --- counter-tests: each broken store is rejected by the property it breaks -------------------------------------------------------------
@@ -121,8 +121,8 @@ class Hasty(MemoryJournal):
 
 
 BROKEN: list[tuple[str, Callable[[MemoryStore], Any], Callable[[Store], Awaitable[None]]]] = [
-    ("checkpoints", lambda store: Unfenced(store._leases), TestCheckpoints().test_a_lane_that_another_has_claimed_is_not_saved),
-    ("checkpoints", lambda store: Unfenced(store._leases), TestCheckpoints().test_a_dropped_lease_saves_nothing),
+    ("checkpoints", lambda store: Unfenced(store.leases), TestCheckpoints().test_a_lane_that_another_has_claimed_is_not_saved),
+    ("checkpoints", lambda store: Unfenced(store.leases), TestCheckpoints().test_a_dropped_lease_saves_nothing),
     ("leases", lambda _: Greedy(), TestLeases().test_a_held_lane_is_refused_until_its_time_is_over),
     ("leases", lambda _: Greedy(), TestLeases().test_of_many_who_claim_at_once_one_has_it),
     ("leases", lambda _: Forgetful(), TestLeases().test_a_dropped_lane_is_free_at_once_and_its_counter_goes_on),

@@ -1,0 +1,144 @@
+"""One simulated worker: its function, its lanes and its source, all watched by the oracle, and its end by crash or stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poller.mapping import MappingRunner
+from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fetched, Response
+from poller.protocols import Event, Format, Lane, Source
+from poller.strands import Strands
+from poller.testing.fakes import Gate
+from poller.testing.faults import Line
+
+if TYPE_CHECKING:
+    from poller.testing.simulator import World
+
+
+class WatchedHandler:
+    """The function, in one life: it knows the poison records, and tells the oracle."""
+
+    def __init__(self, world: World, life: Life) -> None:
+        self._world, self._life = world, life
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        world, life = self._world, self._life
+        life.gate.check()
+        names = [str(identifier) for identifier in event.identifiers()]
+        invocation = world.oracle.begin(life.name, call.lane, names)
+        try:
+            await asyncio.sleep(world.random.expovariate(4.0))
+        except asyncio.CancelledError:
+            if life.gate.shut or life.losing(call.lane):
+                world.oracle.died(invocation)
+            else:
+                world.count("handed back")
+                world.oracle.free(invocation)
+            raise
+        if life.gate.shut:
+            world.oracle.died(invocation)
+            life.gate.check()
+        response, handled = world.behave(names)
+        if isinstance(response, Busy):
+            world.oracle.free(invocation)
+        else:
+            world.oracle.end(invocation, handled)
+        return response
+
+    async def aclose(self) -> None:
+        return None
+
+
+class WatchedLane:
+    """A lane whose settling the oracle hears of."""
+
+    def __init__(self, lane: Lane, world: World, life: Life) -> None:
+        self._lane, self._world, self._life = lane, world, life
+
+    @property
+    def name(self) -> str:
+        return self._lane.name
+
+    @property
+    def format(self) -> Format:
+        return self._lane.format
+
+    @property
+    def strands(self) -> Strands:
+        return self._lane.strands
+
+    @property
+    def leaving(self) -> asyncio.Future[float]:
+        return self._lane.leaving
+
+    async def fetch(self, limit: int) -> Fetched:
+        self._life.gate.check()
+        fetched = await self._lane.fetch(limit)
+        self._world.counts["span resumed"] += len(fetched.resumed)
+        return fetched
+
+    async def begin(self, batch: Batch) -> None:
+        self._life.gate.check()
+        await self._lane.begin(batch)
+
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        self._life.gate.check()
+        for action in actions:
+            self._world.count(type(action).__name__.lower())
+        await self._lane.settle(batch, actions)
+        for action in actions:
+            match action:
+                case Ack(records):
+                    self._world.oracle.settle(self.name, [record.name for record in records])
+                case Discard(failure):
+                    self._world.count(failure.reason)
+                    self._world.oracle.settle(self.name, [record.name for record in failure.records])
+                case _:
+                    pass
+
+    async def aclose(self, broken: bool = False) -> None:
+        await self._lane.aclose(broken)
+
+
+class WatchedSource:
+    """A source whose lanes are watched."""
+
+    def __init__(self, source: Source, world: World, life: Life) -> None:
+        self._source, self._world, self._life = source, world, life
+        self.policy, self.format, self.identity = source.policy, source.format, source.identity
+
+    async def lanes(self) -> AsyncIterator[Lane]:
+        async for lane in self._source.lanes():
+            self._world.count("lane opened")
+            yield WatchedLane(lane, self._world, self._life)
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+
+
+@dataclass(slots=True)
+class Life:
+    """One worker from start to crash or stop."""
+
+    name: str
+    gate: Gate
+    line: Line
+    runner: MappingRunner
+    task: asyncio.Task[None]
+
+    def losing(self, lane: str) -> bool:
+        """Whether the lane was lost, rather than left on our own will."""
+        runner = self.runner.runners.get(lane)
+        return runner is not None and runner.lane.leaving.done() and runner.lane.leaving.result() == 0.0
+
+    async def crash(self) -> None:
+        self.gate.shut = True
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def stop(self, grace: float) -> None:
+        self.runner.stop(asyncio.get_running_loop().time() + grace)
+        await self.task

@@ -1,0 +1,83 @@
+"""What the simulator draws from a seed before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, cast
+
+from poller.policy import Block, Redeliver
+from poller.protocols import Policy
+from poller.settings import Backoff, Batching, FailureSettings, MappingSettings
+from poller.testing.oracle import Rules, poison_bound
+
+Kind = Literal["stream", "queue", "fifo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is drawn from a seed before anything runs."""
+
+    kind: Kind
+    records: int
+    lanes: int
+    keys: int
+    poison: float
+    transient: float
+    throttled: float
+    answers: Literal["full", "partial", "mixed"]
+    settings: MappingSettings
+    policy: Policy
+    concurrency: int
+    timeout: float
+    visibility: float
+    redrive: int | None
+    faults: float
+
+    @classmethod
+    def draw(cls, random: Random) -> Scenario:
+        kind = random.choice(("stream", "stream", "stream", "queue", "fifo"))
+        answers = random.choice(("full", "full", "partial", "mixed"))
+        bisect = random.random() < 0.6
+        size = random.choice((1, 2, 5, 10, 10, 16))
+        attempts = random.choice((0, 1, 2, 5))
+        age = random.choice((None, None, None, 60.0))
+        backoff = Backoff(random.choice((0.05, 1.0)), random.choice((1.0, 10.0)))
+        ours, redrive = random.choice(((3, None), (2, 5), (None, 3), (4, 4)))
+        failure = FailureSettings(attempts, age, bisect, answers != "full", ours, backoff, random.random() < 0.3)
+        policy: Policy
+        if kind == "stream":
+            policy = Block(attempts, age, bisect, backoff, random.choice(("cut", "cut", "listed")))
+        else:
+            policy = Redeliver(ours, redrive, backoff if failure.backoff_set else None, kind == "fifo" and random.random() < 0.5)
+        batching = Batching(size, random.choice((0.0, 0.0, 0.5)))
+        settings = MappingSettings("sim", "sim", "function", batching, failure, random.choice((1, 1, 2, 4)))
+        return cls(
+            kind=cast("Kind", kind),
+            records=random.randrange(60, 240),
+            lanes=random.choice((1, 2, 3)) if kind == "stream" else 1,
+            keys=random.choice((1, 3, 20)),
+            poison=random.choice((0.0, 0.02, 0.1)),
+            transient=random.choice((0.0, 0.05)),
+            throttled=random.choice((0.0, 0.1)),
+            answers=cast("Any", answers),
+            settings=settings,
+            policy=policy,
+            concurrency=random.choice((1, 2, 5)),
+            timeout=20.0,
+            visibility=30.0,
+            redrive=redrive if kind != "stream" else None,
+            faults=random.choice((0.0, 0.03, 0.15)),
+        )
+
+    def rules(self) -> Rules:
+        """The bounds that hold in this scenario; none where its settings make them too loose to be worth a check."""
+        failure = self.settings.failure
+        attempts = failure.maximum_retry_attempts or 0
+        if self.kind != "stream":
+            assert isinstance(self.policy, Redeliver)
+            limits = [limit for limit in (self.policy.maximum_receive_count, self.redrive) if limit is not None]
+            return Rules(self.settings.width, self.concurrency, None, min(limits), ordered=False)
+        exact = failure.bisect and self.answers == "full" and self.transient == 0 and failure.maximum_record_age is None
+        record = poison_bound(self.settings.batching.size, attempts) if exact else None
+        return Rules(self.settings.width, self.concurrency, attempts + 2, record, ordered=True)

@@ -1,0 +1,84 @@
+"""Hypothesis strategies for the values of the engine: what laws.py and the suites of `tests/unit` are run with.
+
+Everything here is without a database and derandomised, so that a failing law fails everywhere and always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from poller.model import Batch, Busy, Done, Fault, Outcome, Partial
+from poller.policy import Block, Redeliver
+from poller.settings import Backoff
+from poller.testing.fakes import FORMAT, FakeRecord
+
+NOW = 1_800_000_000.0
+"""The moment that ages are counted from."""
+
+FAULT = Fault("error", "ValueError", "no such order", ("app.py:3 in handle",))
+
+HOUR = 3600.0
+
+dice = st.floats(0, 1, exclude_max=True)
+ages = st.sampled_from((0.0, 1.0, 59.0, 60.0, 61.0, 599.0, 700.0, 2 * HOUR))
+"""On both sides of the limits that `blocks` draws."""
+
+
+def laws(examples: int) -> settings:
+    """How a law is run."""
+    return settings(max_examples=examples, deadline=None, database=None, derandomize=True, report_multiple_bugs=False)
+
+
+@st.composite
+def batches(draw: st.DrawFn, most: int = 20, attempts: int = 6, receives: int = 6) -> Batch:
+    """Records with gaps between their tokens, few keys, and any age, attempt and receive count."""
+    count = draw(st.integers(1, most))
+    steps = draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
+    keys = draw(st.lists(st.sampled_from((None, b"a", b"b", b"c")), min_size=count, max_size=count))
+    old = draw(st.one_of(st.just([0.0] * count), st.lists(ages, min_size=count, max_size=count)))
+    seen = draw(st.lists(st.integers(1, receives), min_size=count, max_size=count))
+    tokens = [sum(steps[: i + 1]) for i in range(count)]
+    columns = zip(tokens, keys, old, seen, strict=True)
+    records = [FakeRecord(token, f"r{token}", key, NOW - age, 100, count_) for token, key, age, count_ in columns]
+    attempt = draw(st.integers(1, attempts))
+    return Batch(records, FORMAT, attempt=attempt, fault=FAULT if attempt > 1 else None)
+
+
+@st.composite
+def partials(draw: st.DrawFn, batch: Batch) -> Partial:
+    """Some of the records, or all."""
+    indices = draw(st.sets(st.integers(0, len(batch) - 1), min_size=1))
+    return Partial(tuple(sorted(indices)))
+
+
+def outcomes(batch: Batch) -> st.SearchStrategy[Outcome]:
+    busy = st.floats(0, 300).map(Busy)
+    return st.one_of(st.just(Done()), partials(batch), st.just(FAULT), busy)
+
+
+def decisions(most: int = 20) -> st.SearchStrategy[tuple[Batch, Outcome]]:
+    return batches(most).flatmap(lambda batch: st.tuples(st.just(batch), outcomes(batch)))
+
+
+def blocks(policy: Callable[..., Block] = Block, *, finite: bool = False) -> st.SearchStrategy[Block]:
+    """Settings of a policy for streams. `finite`: with a limit of attempts."""
+    retries = st.integers(0, 4) if finite else st.one_of(st.none(), st.integers(0, 6))
+    age = st.sampled_from((None, None, 60.0, HOUR))
+    backoff = st.builds(Backoff, st.sampled_from((0.1, 1.0)), st.sampled_from((1.0, 60.0)))
+    meaning, retention = st.sampled_from(("cut", "listed")), st.sampled_from((None, None, 2 * HOUR, 660.0))
+    return st.builds(policy, retries, age, st.booleans(), backoff, meaning, retention)
+
+
+def redelivers(policy: Callable[..., Redeliver] = Redeliver, *, finite: bool = False) -> st.SearchStrategy[Redeliver]:
+    """Settings of a policy for queues. `finite`: with a limit of receives, ours or the queue's."""
+    limit = st.integers(1, 5)
+    both = st.sampled_from(("ours", "queue", "both") if finite else ("ours", "queue", "both", "none"))
+    backoff = st.one_of(st.none(), st.just(Backoff(1.0, 60.0)))
+
+    def build(which: str, ours: int, queues: int, waits: Backoff | None, groups: bool) -> Redeliver:
+        return policy(ours if which in {"ours", "both"} else None, queues if which in {"queue", "both"} else None, waits, groups)
+
+    return st.builds(build, both, limit, limit, backoff, st.booleans())
