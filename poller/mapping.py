@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 from poller.errors import HandlerError, LaneLost, NotConnected, PollerError, SourceError, StoreUnavailable
 from poller.lane_runner import LaneRunner
@@ -37,7 +37,7 @@ class MappingRunner:
         self._open_source = open_source
         self._stopping = asyncio.Event()
         self._deadline = 0.0
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._errors = 0
         self._again = False
@@ -85,8 +85,15 @@ class MappingRunner:
         self.state = "stopped"
 
     async def _open(self) -> Source | None:
+        opening = self._reader = asyncio.get_running_loop().create_task(self._opened(), name=f"open {self.work.settings.name}")
         try:
-            source = await self._open_source()
+            await asyncio.wait((opening,))
+        finally:
+            opening.cancel()  # only when we are cancelled ourselves is it still running
+        if opening.cancelled():
+            return None  # stopped meanwhile
+        try:
+            source: Source = opening.result()
         except (NotConnected, StoreUnavailable) as error:
             await self._back_off(error)
             return None
@@ -94,7 +101,12 @@ class MappingRunner:
             self.state, self.last_error = "failed", str(error)
             raise
         self.work.source, self.work.policy = source.identity, source.policy
+        if self.state in ("starting", "reconnecting"):
+            self.state = "running"  # its lanes may all be another worker's
         return source
+
+    async def _opened(self) -> Source:
+        return await self._open_source()
 
     async def _run_source(self, source: Source) -> bool:
         """Run its lanes until it is stopped, exhausted (True), or a lane failed in a way that only opening it anew may mend (False)."""
@@ -136,7 +148,7 @@ class MappingRunner:
 
     def _connected(self) -> None:
         self._errors = 0
-        if self.state in ("starting", "reconnecting"):
+        if self.state == "reconnecting":
             self.state = "running"
 
     def _run(self, lane: Lane) -> None:

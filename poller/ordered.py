@@ -95,7 +95,11 @@ class OrderedLane:
         """Load what an earlier life saved, or start at `origin`, and save once: from now on attempts may begin that no save counts."""
         progress = await context.store.checkpoints.load(lease.key)
         lane = cls(context, lease, reader, format, progress or Progress(origin, width=context.mapping.width), trusted_until)
-        await lane.save()
+        try:
+            await lane.save()
+        except BaseException:
+            await reader.aclose()
+            raise
         return lane
 
     def __repr__(self) -> str:
