@@ -198,9 +198,10 @@ class Journal(Protocol):
     """Where failures are kept, and replayed from."""
 
     async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
-        """Durable when it returns. Idempotent: an id that is there stays as it is, and records that are in a row already (same mapping,
-        source, lane and record id; state kept or claimed, or kept alone if `entry.run` is set) are not added again; nothing is appended
-        if none is left. Returns, for each entry, the id of the row that holds its first record."""
+        """Durable when it returns. Idempotent: records that an open row holds already are not added again (same mapping, source, lane and
+        record id; state kept or claimed, or kept alone if `entry.run` is set; a "queue-dlq" copy holds nothing against a failure), and a
+        row that is open stays as it is. What was replayed or dropped, and fails once more, is kept again. Returns, for each entry, the id
+        of the row that holds its first record."""
 
     async def select(self, selection: Selection) -> Sequence[Row]:
         """Oldest first."""

@@ -105,14 +105,16 @@ class MemoryJournal:
     def _append(self, entry: Entry) -> str:
         key = LaneKey(entry.mapping, entry.source, entry.lane)
         states = ("kept",) if entry.run else ("kept", "claimed")
-        held = [self._holder(key, record, states) for record in entry.records]
+        held = [self._holder(key, record, states, entry.kept) for record in entry.records]
         first = held[0] if held else None
-        if entry.id in self._rows:
-            if first is None and entry.records:
-                first = self._holder(key, entry.records[0], ("kept", "claimed", "replayed", "dropped"))
-            return first or entry.id
         left = [place for place, holder in enumerate(held) if holder is None]
-        if left:
+        there = self._rows.get(entry.id)
+        if there is not None:
+            if left:
+                self._add_to(there, key, left, entry)
+            if first is None and entry.records:
+                first = self._holder(key, entry.records[0], ("kept", "claimed", "replayed", "dropped"), "queue-dlq")
+        elif left:
             records = tuple(entry.records[place] for place in left)
             identifiers = tuple(entry.identifiers[place] for place in left) if entry.identifiers else ()
             self._rows[entry.id] = _Kept(Row(replace(entry, records=records, identifiers=identifiers), "kept", 0, entry.time))
@@ -120,10 +122,26 @@ class MemoryJournal:
                 self._holders[key, record.id].append(entry.id)
         return first or entry.id
 
-    def _holder(self, key: LaneKey, record: KeptRecord, states: Sequence[str]) -> str | None:
-        """The newest row in one of these states that holds the record."""
-        ids = self._holders.get((key, record.id), ())
-        return next((one for one in reversed(ids) if self._rows[one].row.state in states), None)
+    def _add_to(self, there: _Kept, key: LaneKey, left: Sequence[int], entry: Entry) -> None:
+        """The id is there, and no open row holds these of its records: what was replayed or dropped before has failed once more."""
+        row, old = there.row, there.row.entry
+        own = {record.id for record in old.records}
+        new = [place for place in left if entry.records[place].id not in own]
+        for place in new:
+            self._holders[key, entry.records[place].id].append(entry.id)
+        records = (*old.records, *(entry.records[place] for place in new))
+        identifiers = (*old.identifiers, *(entry.identifiers[place] for place in new)) if entry.identifiers else old.identifiers
+        if row.state in ("replayed", "dropped") or old.kept != entry.kept == "failure":
+            again = replace(entry, records=records, identifiers=identifiers, first=old.first, last=old.last, head=old.head, tail=old.tail)
+            there.row, there.owner, there.until = replace(row, entry=again, state="kept", changed=entry.time), "", 0.0
+        else:
+            there.row = replace(row, entry=replace(old, records=records, identifiers=identifiers))
+
+    def _holder(self, key: LaneKey, record: KeptRecord, states: Sequence[str], kept: str) -> str | None:
+        """The newest row in one of these states that holds the record. A copy ("queue-dlq") holds nothing against a failure."""
+        rows = [self._rows[one] for one in self._holders.get((key, record.id), ())]
+        held = [each.row for each in rows if each.row.state in states and each.row.entry.kept in ("failure", kept)]
+        return held[-1].entry.id if held else None
 
     def _selected(self, selection: Selection) -> Iterator[Row]:
         wanted = {meant(prefix, [one for one in self._rows if one.startswith(prefix)]) for prefix in selection.ids}

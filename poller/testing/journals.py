@@ -90,13 +90,31 @@ class AppendContract:
         assert list(await store.journal.append([make_entry("f1", "m1", "m2", time=2000.0, attempts=9)])) == ["f1"]
         assert list(await store.journal.select(ANY)) == [Row(first, "kept", 0, first.time)]
 
-    async def test_an_id_that_is_there_stays_replayed_or_dropped(self, store: Store) -> None:
+    async def test_what_was_replayed_or_dropped_and_fails_once_more_is_kept_again(self, store: Store) -> None:
         await store.journal.append([make_entry("f1", "m1"), make_entry("f2", "m2")])
         await store.journal.mark(["f1"], "claimed", 1.0, "a", 9.0)
         await store.journal.mark(["f1"], "replayed", 2.0, "a")
         await store.journal.mark(["f2"], "dropped", 2.0)
-        assert list(await store.journal.append([make_entry("f1", "m1"), make_entry("f2", "m2")])) == ["f1", "f2"]
-        assert [row.state for row in await store.journal.select(ANY)] == ["replayed", "dropped"]
+        again = [make_entry("f1", "m1", time=2000.0, attempts=4), make_entry("f2", "m2", time=2000.0)]
+        assert list(await store.journal.append(again)) == ["f1", "f2"]
+        assert [(row.entry, row.state) for row in await store.journal.select(ANY)] == [(again[0], "kept"), (again[1], "kept")]
+
+    async def test_a_row_that_holds_a_part_gets_the_rest_when_nobody_holds_it_any_more(self, store: Store) -> None:
+        await store.journal.append([make_entry("f1", "m1"), make_entry("f2", "m1", "m2")])
+        assert await held(store.journal) == {"f1": ["m1"], "f2": ["m2"]}
+        await store.journal.mark(["f1"], "dropped", 1.0)
+        await store.journal.append([make_entry("f2", "m1", "m2")])
+        assert sorted((await held(store.journal))["f2"]) == ["m1", "m2"]
+
+    async def test_a_copy_holds_nothing_against_a_failure(self, store: Store) -> None:
+        await store.journal.append([make_entry("f1", "m1", "m2", kept="queue-dlq"), make_entry("f2", "m3", kept="queue-dlq")])
+        assert list(await store.journal.append([make_entry("f3", "m1", kept="queue-dlq")])) == ["f1"]
+        assert list(await store.journal.append([make_entry("f4", "m2"), make_entry("f2", "m3")])) == ["f4", "f2"]
+        assert [(row.entry.id, row.entry.kept) for row in await store.journal.select(ANY)] == [
+            ("f1", "queue-dlq"),
+            ("f2", "failure"),
+            ("f4", "failure"),
+        ]
 
     async def test_records_in_a_kept_row_are_not_added_again(self, store: Store) -> None:
         await store.journal.append([make_entry("f1", "m1", "m2")])
@@ -112,7 +130,7 @@ class AppendContract:
     async def test_entries_of_one_call_share_no_record(self, store: Store) -> None:
         entries = [make_entry("f1", "m1", "m2"), make_entry("f2", "m2", "m3"), make_entry("f3", "m3", "m1"), make_entry("f1", "m4")]
         assert list(await store.journal.append(entries)) == ["f1", "f1", "f2", "f1"]
-        assert await held(store.journal) == {"f1": ["m1", "m2"], "f2": ["m3"]}
+        assert await held(store.journal) == {"f1": ["m1", "m2", "m4"], "f2": ["m3"]}
 
     async def test_appends_that_come_together_share_no_record(self, store: Store) -> None:
         batches = [[f"m{n}", f"m{n + 1}", f"m{n + 2}"] for n in range(40)]
@@ -154,8 +172,6 @@ class AppendContract:
     async def test_the_answer_names_the_row_that_holds_the_record_though_the_id_is_there(self, store: Store) -> None:
         await store.journal.append([make_entry("f1", "m1")])
         await store.journal.append([make_entry("f2", "m1", "m2")])
-        assert list(await store.journal.append([make_entry("f2", "m1", "m2")])) == ["f1"]
-        await store.journal.mark(["f1"], "dropped", 1.0)
         assert list(await store.journal.append([make_entry("f2", "m1", "m2")])) == ["f1"]
 
 
