@@ -7,6 +7,7 @@ one record.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from poller.model import Cause
 from poller.settings import Batching
@@ -15,18 +16,20 @@ ENVELOPE_BYTES = 4096
 """Kept free of the event's limit for what surrounds the records."""
 
 
-def cut(sizes: Sequence[int], batching: Batching, closing: Cause | None) -> tuple[int, Cause] | None:
+def cut(sizes: Sequence[int], batching: Batching, closing: Cause | None, total: float = inf) -> tuple[int, Cause] | None:
     """How many of the waiting records make the next batch, and why; None while it should go on filling.
 
-    `sizes`: bytes of each waiting record, in order; `closing`: why even a batch that is not full ends now ("window", "drain").
+    `sizes`: bytes of each waiting record, in order, together at most `total`; `closing`: why even a batch that is not full ends now
+    ("window", "drain").
     """
     count = min(len(sizes), batching.size)
     if count == 0:
         return None
     limit = batching.maximum_bytes - ENVELOPE_BYTES
-    head = sizes[:count] if count < len(sizes) else sizes
-    if sum(head) > limit:
-        return _fitting(head, limit)
+    if total > limit:  # else nothing needs adding up
+        head = sizes[:count] if count < len(sizes) else sizes
+        if sum(head) > limit:
+            return _fitting(head, limit)
     if count == batching.size:
         return count, "size"
     return (count, closing) if closing is not None else None

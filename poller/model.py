@@ -10,6 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
+
 if TYPE_CHECKING:
     from poller.protocols import Format
 
@@ -86,8 +88,7 @@ Response: TypeAlias = Returned | Fault | Busy
 """What a handler gives back; never an exception for the function's fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What an invocation is called with. `deadline` is epoch seconds; `lane` and `mapping` are for log lines only."""
 
     request_id: str
@@ -137,8 +138,7 @@ class Failure:
     kept: Literal["failure", "queue-dlq"] = "failure"
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """These records are done."""
 
     records: Sequence[Record]
@@ -201,8 +201,7 @@ class Span:
         return self.first <= token <= self.last and (self.listed is None or token in self.listed)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """What one `fetch` brought: records, and what goes on from an earlier life, each span with exactly its records.
 
     A span is run as one batch, before any of `records` of its strand.

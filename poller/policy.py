@@ -13,7 +13,7 @@ again. The laws, each tested with a counter-test in tests/unit/test_policy.py:
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never, cast
 
 from poller.model import Ack, Action, Batch, Busy, Discard, Done, Failure, Fault, Outcome, Partial, Reason, Record, Release, Retry
@@ -52,15 +52,14 @@ class Block:
     partial: Literal["cut", "listed"] = "cut"
     retention: float | None = None
 
-    @property
-    def age_limit(self) -> float | None:
-        """Older records are discarded: the mapping's limit, or shortly before the source's retention would lose them, if that is less."""
-        limits = [limit for limit in (self.maximum_record_age, self._expiry) if limit is not None]
-        return min(limits, default=None)
+    age_limit: float | None = field(init=False, compare=False, default=None)
+    """Older records are discarded: the mapping's limit, or shortly before the source's retention would lose them, if that is less."""
 
-    @property
-    def _expiry(self) -> float | None:
-        return None if self.retention is None else max(self.retention - 600.0, self.retention * 0.9)
+    def __post_init__(self) -> None:
+        # Once, not for every batch: it is looked at before each invocation.
+        expiry = None if self.retention is None else max(self.retention - 600.0, self.retention * 0.9)
+        limits = [limit for limit in (self.maximum_record_age, expiry) if limit is not None]
+        object.__setattr__(self, "age_limit", min(limits, default=None))
 
     def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
         if batch.cause == "oversize":
@@ -68,6 +67,11 @@ class Block:
         limit = self.age_limit
         if limit is None:
             return batch, ()
+        if self.maximum_record_age is None:
+            # Retention trims a lane from its head: while the first record is young, nothing behind it is about to go.
+            (first,) = batch.format.facts(batch.records[:1]).arrivals()
+            if now - first <= limit:
+                return batch, ()
         arrivals = batch.format.facts(batch.records).arrivals()
         if now - min(arrivals) <= limit:
             return batch, ()

@@ -31,6 +31,14 @@ def hashed(key: bytes | None, token: int, width: int) -> int:
     return (crc32(key) if key is not None else token) % width
 
 
+def _numbers(facts: Facts, width: int) -> list[int]:
+    """`hashed` for every record."""
+    keys = facts.keys()
+    if None in keys:
+        return [hashed(key, token, width) for key, token in zip(keys, facts.tokens(), strict=True)]
+    return [crc32(key) % width for key in keys]  # type: ignore[arg-type]  # no None among them
+
+
 class Strand:
     """One strand: what waits in order (`resumed` spans first, then `records`), and what is in flight."""
 
@@ -121,15 +129,15 @@ class Strands:
         if self.width == 1:
             self._append(self._strands[0], records, sizes, now)
             return
-        strands, width = self._strands, self.width
-        keys = facts.keys()
-        tokens = facts.tokens() if None in keys else None
-        for i, (record, size, key) in enumerate(zip(records, sizes, keys, strict=True)):
-            strand = strands[(crc32(key) if key is not None else tokens[i]) % width]  # type: ignore[index]
+        for strand in self._strands:
             if not strand.records:
-                strand.since = now
-            strand.records.append(record)
-            strand.sizes.append(size)
+                strand.since = now  # of no account where nothing comes now
+        # Bound once: this is the one loop over single records that every wide lane pays for.
+        take = [(strand.records.append, strand.sizes.append) for strand in self._strands]
+        for number, record, size in zip(_numbers(facts, self.width), records, sizes, strict=True):
+            take_record, take_size = take[number]
+            take_record(record)
+            take_size(size)
 
     def _add_free(self, records: Sequence[Record], sizes: Sequence[int], keys: Sequence[bytes | None], now: float) -> None:
         for record, size, key in zip(records, sizes, keys, strict=True):
@@ -161,7 +169,7 @@ class Strands:
         # The cheap tests first: most batches are full, or have no window.
         if len(strand.records) >= batching.size or self._closing(strand, batching, now) is not None:
             return True
-        return cut(strand.sizes, batching, None) is not None
+        return cut(strand.sizes, batching, None, self.held_bytes) is not None
 
     def _closing(self, strand: Strand, batching: Batching, now: float) -> Cause | None:
         # The same sum as in `due`: a difference would round otherwise, and a timer set for `due` find nothing to do.
@@ -184,7 +192,7 @@ class Strands:
             strand.flight_bytes = sum(format.facts(records).sizes())
             return Batch(records, format, strand.number, "retry", span.attempts + 1), span
         origin = self._open or strand
-        end = cut(origin.sizes, batching, self._closing(origin, batching, now))
+        end = cut(origin.sizes, batching, self._closing(origin, batching, now), self.held_bytes)
         if end is None:
             return None
         return self._cut(origin, strand, *end, format, now), None
