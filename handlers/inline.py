@@ -71,7 +71,7 @@ class Inline:
         """Run the function once. Raises HandlerError after `aclose`, and while LOST_LIMIT earlier calls still run past their deadline."""
         function = self._function
         if function is None:
-            loaded = self._load(call)
+            loaded = self._load(call.request_id)
             if isinstance(loaded, Fault):
                 return loaded
             function = loaded
@@ -84,6 +84,11 @@ class Inline:
             response = await self._threads.call(work, max(0.0, call.deadline - time.time()))
             return response or faults.timed_out(call.request_id, call.timeout)
         return self._run(function, event.mapping(), context, call.request_id)
+
+    async def warm(self) -> Fault | None:
+        """Load the function and run nothing; None: it is loaded."""
+        loaded = None if self._function is not None else self._load("")
+        return loaded if isinstance(loaded, Fault) else None
 
     async def aclose(self) -> None:
         """Forget the function. What is lost runs on until it ends by itself, or this process does."""
@@ -138,7 +143,7 @@ class Inline:
         if not task.cancelled():
             task.exception()
 
-    def _load(self, call: Call) -> Callable[[Any, Any], Any] | Fault:
+    def _load(self, request_id: str) -> Callable[[Any, Any], Any] | Fault:
         if self._closed:
             raise HandlerError(f"function {self._task.settings.name} is closed; no invocation can begin")
         if self._namespace is None:
@@ -148,7 +153,7 @@ class Inline:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever the module code does
-            return self._fault(error, call.request_id, loading=True)
+            return self._fault(error, request_id, loading=True)
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
         self._function = function
         return function

@@ -46,7 +46,7 @@ class Pool:
         self._idle: list[Environment] = []
         self._reserved = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._replacing: set[asyncio.Task[Fault | Busy | None]] = set()
         self._failed_starts = 0
         self._not_before = 0.0
         self._closed = False
@@ -81,6 +81,18 @@ class Pool:
             elif not self._closed:
                 self._replace()
             return response
+
+    async def warm(self) -> Fault | Busy | None:
+        """Start an environment, if none is there, and run nothing in it; None: the function is loaded."""
+        if self._environments:
+            return None
+        self._reserved += 1
+        return await self._start_ahead()
+
+    @property
+    def environments(self) -> int:
+        """How many are alive."""
+        return len(self._environments)
 
     async def aclose(self) -> None:
         """Kill every environment and wait until each is reaped. Invocations that still run raise HandlerError."""
@@ -165,11 +177,13 @@ class Pool:
             self._replacing.add(task)
             task.add_done_callback(self._replacing.discard)
 
-    async def _start_ahead(self) -> None:
+    async def _start_ahead(self) -> Fault | Busy | None:
+        """Into the place that was reserved. What went wrong is told by the next invocation too, which starts one for itself."""
         started = await self._start(self._init_limit, partial(faults.init_timed_out, "", self._init_limit), "")
         if isinstance(started, Environment):
             self._put(started)
-        # What went wrong is told by the next invocation, which starts one for itself.
+            return None
+        return started
 
     # --- places -------------------------------------------------------------------------------------------------------------------
 

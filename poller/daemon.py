@@ -29,7 +29,7 @@ from poller.admin.http import HttpServer
 from poller.admin.overview import function_statuses, mapping_status
 from poller.config import Config, MappingConfig, handler_kind, load
 from poller.errors import ConfigError, LaneLost, PollerError, StoreError, StoreUnavailable
-from poller.functions import Function
+from poller.functions import Function, code_stamp
 from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
@@ -117,9 +117,9 @@ class Daemon:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await control.aclose()  # its commands first: a replay hands back what it runs, and needs functions and store for that
             await asyncio.gather(*(function.aclose() for function in self.functions.values()))
             await http.aclose()
-            await control.aclose()
             await self.store.aclose()
 
     def stop(self) -> None:
@@ -216,7 +216,11 @@ class Daemon:
 
     async def _change(self, config: Config) -> list[str]:
         old, self.config = self.config, config
-        functions = {name for name, settings in config.functions.items() if old.functions.get(name) != settings}
+        functions = {
+            name
+            for name, settings in config.functions.items()
+            if old.functions.get(name) != settings or self.functions[name].code != code_stamp(settings)
+        }
         functions |= old.functions.keys() - config.functions.keys()
         wanted = {name: mapping for name, mapping in config.mappings.items() if mapping.enabled}
         changed = {
@@ -232,7 +236,8 @@ class Daemon:
             if name in config.functions:
                 settings = config.functions[name]
                 self.functions[name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
-        started = [name for name in wanted if name not in self.running]
+        # A stop that came meanwhile has seen the mappings that ran; none may start behind its back.
+        started = [name for name in wanted if name not in self.running and not self.stopping.is_set()]
         for name in started:
             self._start(wanted[name])
         return [f"stopped {name}" for name in sorted(changed - wanted.keys())] + [f"started {name}" for name in sorted(started)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from itertools import islice
 
 from poller.errors import HandlerError
 from poller.model import Call, Fault, Response
@@ -15,6 +16,9 @@ from poller.protocols import Event, Handler
 from poller.settings import FunctionSettings
 
 log = logging.getLogger("poller.functions")
+
+STAMPED_FILES = 2_000
+"""A task root is looked through so far, to see whether a reload finds other code."""
 
 
 class Permits:
@@ -69,6 +73,12 @@ class Permits:
         self.in_use -= 1
 
 
+def code_stamp(settings: FunctionSettings) -> tuple[int, int]:
+    """Changes when the function's code does: how many Python files its task root has, and when the newest was written."""
+    times = [file.stat().st_mtime_ns for file in islice(settings.code.rglob("*.py"), STAMPED_FILES)]
+    return len(times), max(times, default=0)
+
+
 class Function:
     """A function as the engine runs it: shared by all mappings that name it."""
 
@@ -76,6 +86,7 @@ class Function:
         self.settings = settings
         self.handler = handler
         self.permits = Permits(settings.concurrency)
+        self.code = code_stamp(settings)
 
     def __repr__(self) -> str:
         return f"<Function {self.settings.name} {self.permits!r}>"

@@ -29,9 +29,10 @@ class MappingCounters:
 
     Events: `polled` were read, `filtered` matched no filter, `invoked` were handed to the function (again for every attempt), `failed`
     were in an invocation that failed or named records as failed, `dropped` were discarded and reached no destination (they are in the
-    journal all the same), `kept` are in the journal, `deleted` were acked, `released` were given back to their queue.
-    Batches: `batches` were cut from what was read, `begun` is how often `Lane.begin` returned, `invocations` how often the function was
-    called: `faults`, `partials` and `throttles` are those that ended as Fault, Partial or Busy. `in_flight` run now.
+    journal all the same), `kept` are in the journal, `done` were handled, `deleted` those of them that left their queue for that,
+    `released` were given back to it.
+    Batches: `batches` were cut from what was read, `begun` counts every invocation that began, `throttles` those that ended as Busy,
+    `invocations` the others: `faults` and `partials` are those that ended as Fault or Partial. `in_flight` run now.
     `retries`, `splits`, `discards`: what the policy decided. `handler_seconds` and `durations`: see `observe`.
     Troubles: `polling_errors` are fetches that failed, `save_errors` saves of progress that failed, `reconnects` sources opened again,
     `lost_lanes` lanes that another worker took before we had given them up.
@@ -43,6 +44,7 @@ class MappingCounters:
     failed: int = 0
     dropped: int = 0
     kept: int = 0
+    done: int = 0
     deleted: int = 0
     released: int = 0
     batches: int = 0
@@ -75,6 +77,7 @@ _COUNTERS = (
     ("failed", "failed_invoke_event", "Events of invocations that failed or named records as failed."),
     ("dropped", "dropped_event", "Events discarded without reaching a destination; the journal keeps them."),
     ("kept", "kept_event", "Events that are kept in the journal because they were given up."),
+    ("done", "done_event", "Events handled: their invocation succeeded, or did not name them as failed."),
     ("deleted", "deleted_event", "Events acked: a queue deletes them, a stream moves past them."),
     ("released", "released_event", "Events given back to their queue."),
     ("batches", "batch", "Batches cut from what was read."),

@@ -229,13 +229,17 @@ class StrandRunner:
                 case Release(records):
                     counters.released += len(records)
             self._signs.progressed_at = self._work.clock()
-        counters.retries += len(retries)
-        counters.splits += len(retries) > 1
+        if len(retries) > 1:
+            counters.splits += 1
+        else:
+            counters.retries += len(retries)
         return retries
 
     def _acked(self, count: int) -> None:
+        counters = self._work.counters
+        counters.done += count
         if self._lane.strands.assign != "hash":
-            self._work.counters.deleted += count
+            counters.deleted += count
         self._signs.progressed_at = self._work.clock()
 
     async def _recall(self, batch: Batch, actions: Sequence[Action]) -> None:

@@ -142,7 +142,7 @@ class SqsLane:
     async def begin(self, batch: Batch) -> None:
         """Nothing: SQS counted the attempt when it gave the messages out."""
 
-    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:  # noqa: ARG002 (a receipt handle says it all)
         """Deletes what is done, and gives back the rest. Raises nothing: what SQS does not take now is tried again, under heartbeat."""
         done: list[str] = []
         back: list[tuple[Sequence[Message], float | None]] = []
@@ -159,8 +159,6 @@ class SqsLane:
         if done:
             self._note_deleted(await persist(self._client.delete, self._queue.url, entries(done), AT_ONCE))
         if back:
-            if self._queue.fifo:
-                back = [(self._with_later_of_their_groups(batch.strand, records), delay) for records, delay in back]
             await self._give_back(back)
         self._settled.set()
 
@@ -224,30 +222,6 @@ class SqsLane:
         if answer.left:
             text = "%s: %d messages cannot be given back now; they come again when their visibility timeout ends: %s"
             log.warning(text, self.name, len(answer.left), answer.error or answer.refusal)
-
-    def _with_later_of_their_groups(self, number: int, records: Sequence[Message]) -> Sequence[Message]:
-        """And what waits here of the same groups: it came after them, and must not run before them (AWS Lambda guide, "SQS FIFO").
-
-        A group has one strand, so whatever waits of it waits there, or has not been fetched yet.
-        """
-        groups = set(self.format.facts(records).keys())
-        strands, later = self.strands, list[Message]()
-        strand = next(each for each in strands if each.number == number)
-        keys = self.format.facts(strand.records).keys()
-        if not groups.isdisjoint(keys):
-            keep = [key not in groups for key in keys]
-            later = [record for record, kept in zip(strand.records, keep, strict=True) if not kept]
-            strands.held -= len(later)
-            strands.held_bytes -= sum(size for size, kept in zip(strand.sizes, keep, strict=True) if not kept)
-            strand.records = [record for record, kept in zip(strand.records, keep, strict=True) if kept]
-            strand.sizes = [size for size, kept in zip(strand.sizes, keep, strict=True) if kept]
-            for key in keys:
-                if key in groups:
-                    strand.keys[key] -= 1
-        arrived = self.format.facts(self._arrived).keys()
-        later += [record for record, key in zip(self._arrived, arrived, strict=True) if key in groups]
-        self._arrived = [record for record, key in zip(self._arrived, arrived, strict=True) if key not in groups]
-        return [*records, *later] if later else records
 
     # --- the end ----------------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
-import pytest
-
 from poller.model import Ack, Action, Batch, Discard, Failure, Record, Release, Retry
 from poller.protocols import Lane, Receipts
 
@@ -34,7 +32,7 @@ EARLY = 0.1
 class QueueFeatures:
     """What a queue declares. `poll`: an empty fetch waits so long at most; `short`: a visibility timeout that a test can wait for.
 
-    `fifo`: order and one at a time within a group. `slack`: how late an answer may be. All in seconds.
+    `fifo`: it has groups (FifoLaneContract). `slack`: how late an answer may be. All in seconds.
     """
 
     poll: float
@@ -84,7 +82,7 @@ class QueueLaneContract:
             await bench.put("m1", "m2")
             await _given(bench, lane, "m1", "m2")
             await _only(bench, other, "alone")
-            await _only(bench, lane, "alone too")
+            await _only(bench, lane, "alone-too")
 
     async def test_the_heartbeat_outlives_the_visibility_timeout(self) -> None:
         async with self.bench(self.features.short) as bench:
@@ -94,7 +92,7 @@ class QueueLaneContract:
             await asyncio.sleep(self.features.short * 2.5)
             await _only(bench, other, "alone")
             await _settle(lane, records, Ack(records))
-            await _only(bench, other, "alone too")
+            await _only(bench, other, "alone-too")
 
     async def test_receives_are_counted(self) -> None:
         async with self.bench(600) as bench:
@@ -198,10 +196,11 @@ class QueueLaneContract:
             assert not await _fetch(lane, 10)  # and no later one begins to wait
             assert _now() - left <= 2 * (self.features.poll + self.features.slack)
 
-    # --- groups -------------------------------------------------------------------------------------------------------------------
+
+class FifoLaneContract(QueueLaneContract):
+    """The same with message groups."""
 
     async def test_a_group_comes_in_order(self) -> None:
-        self._needs_groups()
         async with self.bench(600) as bench:
             lane = await bench.open()
             for names in (("a1", "b1"), ("a2", "b2"), ("a3", "b3")):
@@ -212,7 +211,6 @@ class QueueLaneContract:
             assert [name for name in came if name[0] == "b"] == ["b1", "b2", "b3"]
 
     async def test_a_group_waits_while_one_of_it_is_held(self) -> None:
-        self._needs_groups()
         async with self.bench(600) as bench:
             lane, other = await bench.open(), await bench.open()
             await bench.put("a1", group="a")
@@ -220,12 +218,11 @@ class QueueLaneContract:
             await bench.put("a2", group="a")
             await _only(bench, other, "alone")
             await _settle(lane, first, Retry(Batch(first, lane.format, attempt=2)))
-            await _only(bench, other, "alone too")
+            await _only(bench, other, "alone-too")
             await _settle(lane, first, Ack(first))
             await _given(bench, other, "a2")
 
     async def test_what_came_after_a_released_message_of_its_group_comes_after_it(self) -> None:
-        self._needs_groups()
         async with self.bench(600) as bench:
             lane = await bench.open()
             await bench.put("a1", group="a")
@@ -237,10 +234,6 @@ class QueueLaneContract:
             assert bench.names(records) == ["a1"]
             await _settle(lane, records, Ack(records))
             await _given(bench, lane, "a2")
-
-    def _needs_groups(self) -> None:
-        if not self.features.fifo:
-            pytest.skip("this queue has no groups")
 
 
 # --- a worker's steps -------------------------------------------------------------------------------------------------------------------

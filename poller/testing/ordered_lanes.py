@@ -76,8 +76,9 @@ class Worker:
 
     async def read(self, count: int, limit: int = 1000) -> list[Batch]:
         """Until so many more records are here; then a batch for each strand with work, of all it has (or of its first span)."""
-        lane, seen = self.lane, 0
+        seen, end = 0, _now() + LIMIT
         while seen < count:
+            assert _now() < end, f"{seen} records came, {count} were expected"
             seen += await self._take(limit)
         assert seen == count, f"{seen} records came, {count} were expected"
         return self.batches()
@@ -233,23 +234,30 @@ class OrderedLaneContract:
             assert second.given == ["r3"]
 
     async def test_what_was_neither_acked_nor_discarded_is_given_again(self) -> None:
+        for clean in (True, False):
+            async with self.bench() as bench:
+                await bench.put("r1", "r2", "r3", "r4")
+                first = Worker(bench, await bench.open("a"))
+                await first.read(2, limit=2)
+                await first.read(2, limit=2)  # waits behind the batch of the first two
+                await (first.lane.aclose() if clean else bench.expire())
+                second = Worker(bench, await bench.open("b"))
+                await second.read(4)
+                assert (second.given, second.resumed) == (["r1", "r2", "r3", "r4"], [])
+
+    async def test_of_a_batch_only_what_is_retried_is_given_again(self) -> None:
         async with self.bench() as bench:
             await bench.put("r1", "r2", "r3", "r4")
             first = Worker(bench, await bench.open("a"))
-            await first.read(2, limit=2)
-            await first.read(2, limit=2)  # waits behind the batch of the first two
-            await bench.expire()
-            second = Worker(bench, await bench.open("b"))
-            (batch,) = await second.read(4)
-            assert second.given == ["r1", "r2", "r3", "r4"]
-            await second.begin(batch)
+            (batch,) = await first.read(4)
+            await first.begin(batch)
             rest = Batch(batch.records[3:], batch.format, batch.strand, "retry")
             lost = Failure(batch.records[1:3], "RetryAttemptsExhausted", 1, FAULT)
-            await second.settle(batch, Ack(batch.records[:1]), Discard(lost), Retry(rest))
-            await second.lane.aclose()
-            third = Worker(bench, await bench.open("c"))
-            await third.read(1)
-            assert [names for _, names in third.resumed] == [["r4"]]
+            await first.settle(batch, Ack(batch.records[:1]), Discard(lost), Retry(rest))
+            await first.lane.aclose()
+            second = Worker(bench, await bench.open("b"))
+            await second.read(1)
+            assert [names for _, names in second.resumed] == [["r4"]]
 
     # --- attempts -----------------------------------------------------------------------------------------------------------------
 
@@ -262,8 +270,7 @@ class OrderedLaneContract:
             await bench.expire()
             second = Worker(bench, await bench.open("b"))
             await second.read(3)
-            ((span, names),) = second.resumed
-            assert (names, span.attempts, span.running) == (["r1", "r2", "r3"], 2, True)
+            assert [(names, span.attempts, span.running) for span, names in second.resumed] == [(["r1", "r2", "r3"], 2, True)]
 
     async def test_a_span_goes_on_with_its_attempts_before_what_is_later(self) -> None:
         async with self.bench() as bench:

@@ -1,0 +1,123 @@
+"""The journal as the command line reads it: straight from the store, with a daemon and without."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from poller.cli.text import amount, clean, iso, moment, shortened, table
+from poller.config import Config
+from poller.daemon import open_configured_store
+from poller.errors import StoreError
+from poller.model import Entry, Row, Selection
+from poller.protocols import Store
+from poller.stores.memory import MemoryStore
+
+SHORT_ID = 12
+"""Digits of a failure's id that a list shows: enough to name it by."""
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Store]:
+    """The configured store; an empty one where none has been made yet, so that looking makes no file. Raises StoreError."""
+    if config.store_url == "memory:":
+        raise StoreError("the store is memory: what failed is kept by the daemon alone, and cannot be read from here; see `poller status`")
+    made = _made(config)
+    store = await open_configured_store(config) if made else MemoryStore()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+def _made(config: Config) -> bool:
+    return Path(config.store_url.removeprefix("sqlite://")).exists()
+
+
+def named(rows: list[Row], selection: Selection) -> None:
+    """Raises StoreError for ids of the selection that stand for none of the rows."""
+    missing = [each for each in selection.ids if not any(row.entry.id.startswith(each) for row in rows)]
+    if missing:
+        where = "among those selected" if selection.states else "in the journal"
+        raise StoreError(f"no such failure {where}: {', '.join(missing)}")
+
+
+def document(row: Row, *, payload: bool = False) -> dict[str, Any]:
+    """A row for a program."""
+    entry, fault = row.entry, row.entry.fault
+    shown: dict[str, Any] = {
+        "id": entry.id,
+        "mapping": entry.mapping,
+        "source": entry.source,
+        "lane": entry.lane,
+        "function": entry.function,
+        "time": iso(entry.time),
+        "state": row.state,
+        "kept": entry.kept,
+        "reason": entry.reason,
+        "attempts": entry.attempts,
+        "replays_failed": row.failures,
+        "changed": iso(row.changed) if row.changed else None,
+        "first": entry.first,
+        "last": entry.last,
+        "records": len(entry.records),
+        "error": None if fault is None else {"kind": fault.kind, "type": fault.type, "message": fault.message, "trace": [*fault.trace]},
+    }
+    if payload:
+        shown["event"] = orjson.loads(event(entry))
+    return shown
+
+
+def event(entry: Entry) -> bytes:
+    """What the function was called with."""
+    return entry.head + b",".join(record.json for record in entry.records) + entry.tail
+
+
+def overview(rows: list[Row]) -> str:
+    """Rows as a table, a line each."""
+    heads = ("ID", "FAILED AT", "MAPPING", "LANE", "RECORDS", "ATTEMPTS", "STATE", "REASON", "ERROR")
+    return table(heads, map(_line, rows))
+
+
+def _line(row: Row) -> tuple[object, ...]:
+    entry = row.entry
+    state = row.state if entry.kept == "failure" else f"{row.state}, copy"
+    again = f", {row.failures} more in replays" if row.failures else ""
+    attempts = f"{entry.attempts}{again}"
+    when = moment(entry.time)
+    return (entry.id[:SHORT_ID], when, entry.mapping, entry.lane, len(entry.records), attempts, state, entry.reason, error(row, 70))
+
+
+def error(row: Row, width: int) -> str:
+    """The function's last error in a line."""
+    fault = row.entry.fault
+    return "" if fault is None else shortened(f"{fault.type}: {fault.message}", width)
+
+
+def page(row: Row, *, payload: bool = False) -> str:
+    """All about one failure, for a person."""
+    entry, fault = row.entry, row.entry.fault
+    lines = [f"failure   {entry.id}", f"failed    {moment(entry.time)}, of mapping {entry.mapping}, lane {entry.lane} of {entry.source}"]
+    lines.append(f"reason    {entry.reason}, after {amount(entry.attempts, 'attempt')} of exactly this batch by function {entry.function}")
+    lines.append(f"records   {len(entry.records):,}, from {entry.first} to {entry.last}")
+    lines.append(f"state     {row.state}{_story(row)}")
+    if fault is not None:
+        lines += ["", f"{fault.type}: {fault.message}", *(f"    {frame}" for frame in fault.trace)]
+    if payload:
+        lines += ["", event(entry).decode(errors="replace")]
+    return clean("\n".join(lines))
+
+
+def _story(row: Row) -> str:
+    parts = []
+    if row.failures:
+        parts.append(f"failed again in {amount(row.failures, 'replay')}")
+    if row.changed and row.changed != row.entry.time:
+        parts.append(f"since {moment(row.changed)}")
+    if row.entry.kept == "queue-dlq":
+        parts.append("a copy: the message itself is in the queue's dead-letter queue")
+    return f" ({'; '.join(parts)})" if parts else ""
