@@ -23,7 +23,7 @@ VENDORS = {"aiobotocore", "aiokafka", "boto3", "botocore", "confluent_kafka"}
 
 PURE = {
     "poller." + name
-    for name in "batching errors filters model outcome policy progress protocols settings strands units".split()  # noqa: SIM905
+    for name in "batching errors explain failure filters model outcome policy progress protocols replay.format settings strands units".split()  # noqa: SIM905
 }
 """No clock, no chance, no IO: they return what to do."""
 

@@ -23,8 +23,8 @@ from poller.errors import PollerError
 from poller.functions import Function
 from poller.logs import function_log
 from poller.model import Selection
-from poller.preview import Count, Preview, preview
 from poller.registry import Registry
+from poller.replay.counting import Count, Preview, preview
 
 
 async def previewed(config: Config, selection: Selection) -> Preview:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poller.claims import CLAIM_SECONDS
 from poller.model import Row, Selection
 from poller.protocols import Journal
+from poller.replay.claims import CLAIM_SECONDS
 
 PAGE_ROWS = 200
 """How many rows are read at once: each may hold megabytes."""

@@ -4,7 +4,7 @@
                                        (at most `concurrency` at once, oldest first)
 
 Policy: Block with the mapping's limits. Nothing is too old for a replay, and attempts count from 1. A row runs as the batch it was; if it
-fails again it blocks only itself. What becomes of it: journal_lane.py. Who may run it: claims.py. What would run: preview.py.
+fails again it blocks only itself. What becomes of it: lane.py. Who may run it: claims.py. What would run: counting.py.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from dataclasses import replace as changed
 from random import Random
 from typing import Literal
 
-from poller.claims import Claims
 from poller.errors import StoreError, StoreUnavailable
 from poller.functions import Function
-from poller.journal_lane import Ending, JournalLane, Withheld, rest_of
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Entry, Selection
 from poller.policy import Block
-from poller.preview import Count, Preview, pages, preview
 from poller.protocols import Journal, Lane, Source
-from poller.replay_format import FORMAT, ReplayFormat
+from poller.replay.claims import Claims
+from poller.replay.counting import pages
+from poller.replay.format import FORMAT
+from poller.replay.lane import Ending, JournalLane, Withheld, rest_of
 from poller.settings import FailureSettings, MappingSettings
 from poller.turn import Turn
 from poller.work import Work
 
-__all__ = ["Count", "Preview", "Replay", "ReplayFormat", "ReplaySource", "Tally", "block", "preview", "replay"]
+__all__ = ["Replay", "ReplaySource", "Tally", "block", "replay"]
 
 log = logging.getLogger("poller.replay")
 

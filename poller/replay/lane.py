@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
-from poller.claims import Claims
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
 from poller.model import Ack, Action, Batch, Discard, Entry, Failure, Fault, Fetched, Release, Retry, Selection, Span
 from poller.protocols import Journal
-from poller.replay_format import FORMAT, records_of
+from poller.replay.claims import Claims
+from poller.replay.format import FORMAT, records_of
 from poller.strand_runner import STORE_RETRY
 from poller.strands import Strands
 
