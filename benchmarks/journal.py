@@ -1,30 +1,21 @@
-"""How fast failures are journaled, durably: our append beside bare SQLite, in the same run, on the same disk.
+"""How fast failures are journaled, durably: our append beside bare SQLite, on the same disk.
 
 Both write the same rows, 1,000 records of 1 kB a commit, fsynced (WAL, synchronous=FULL). Bare SQLite has the same columns but no index of
-record ids, no check for records that are there already, no thread and no event loop. A B A B ...; the medians are compared.
-
-    python benchmarks/journal.py [--quick] [--folder FOLDER]
-
-Ends with 1 when our median is below TARGET of bare SQLite's.
+record ids, no check for records that are there already, no thread and no event loop. What is compared is records a second, for durability
+is waiting for a disk.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import sqlite3
-import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.comparison import Comparison, Limit, Reading, Side
 from poller.model import Entry, Fault, KeptRecord, Selection
 from poller.stores.sqlite import open_store
 
-TARGET = 0.5
-PAIRS = 5
 BATCH = 1000
 """Records a commit."""
 ENTRY = 100
@@ -68,9 +59,10 @@ def _entry(first: int, text: bytes) -> Entry:
     )
 
 
-async def ours(path: Path, work: list[list[Entry]]) -> float:
+async def ours(records: int, folder: str) -> Reading:
     """Records a second through the store."""
-    store = await open_store(path)
+    work = list(batches(records))
+    store = await open_store(Path(folder) / "ours.db")
     began = time.perf_counter()
     for batch in work:
         await store.journal.append(batch)
@@ -79,12 +71,13 @@ async def ours(path: Path, work: list[list[Entry]]) -> float:
     await store.aclose()
     if kept != len(work) * BATCH // ENTRY:
         raise SystemExit(f"{kept} failures are in the journal: not what was appended")
-    return len(work) * BATCH / took
+    return Reading(records / took)
 
 
-def bare(path: Path, work: list[list[Entry]]) -> float:
+def bare(records: int, folder: str) -> Reading:
     """Records a second straight into SQLite."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    work = list(batches(records))
+    connection = sqlite3.connect(Path(folder) / "bare.db", isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     for statement in _BARE:
@@ -99,7 +92,7 @@ def bare(path: Path, work: list[list[Entry]]) -> float:
         connection.execute("COMMIT")
     took = time.perf_counter() - began
     connection.close()
-    return len(work) * BATCH / took
+    return Reading(records / took)
 
 
 def _columns(entry: Entry) -> tuple[object, ...]:
@@ -107,31 +100,10 @@ def _columns(entry: Entry) -> tuple[object, ...]:
     return (None, entry.id, *place, entry.first, entry.last, entry.time, entry.head, entry.tail, entry.kept, entry.run, "kept")
 
 
-def measure(folder: Path, records: int, pairs: int) -> float:
-    """Our median as a share of bare SQLite's; prints each pair."""
-    work = list(batches(records))
-    of_ours, of_bare = [], []
-    for pair in range(pairs):
-        of_ours.append(asyncio.run(ours(folder / f"ours-{pair}.db", work)))
-        of_bare.append(bare(folder / f"bare-{pair}.db", work))
-        print(f"pair {pair + 1}: journal {of_ours[-1]:9,.0f} records/s   bare SQLite {of_bare[-1]:9,.0f} records/s")
-        for used in folder.iterdir():
-            used.unlink()
-    ratio = statistics.median(of_ours) / statistics.median(of_bare)
-    print(f"median: journal {statistics.median(of_ours):9,.0f} records/s   bare SQLite {statistics.median(of_bare):9,.0f} records/s")
-    print(f"ratio: {ratio:.2f} (target {TARGET})   SQLite {sqlite3.sqlite_version}, Python {sys.version.split()[0]}")
-    return ratio
+SIDES = {"ours": ours, "bare": bare}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The journal beside bare SQLite.")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the records, and two pairs")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write: a folder on the disk that is meant")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        ratio = measure(Path(folder), 10_000 if options.quick else 50_000, 2 if options.quick else PAIRS)
-    sys.exit(0 if ratio >= TARGET else 1)
-
-
-if __name__ == "__main__":
-    main()
+def comparisons(quick: bool) -> list[Comparison]:
+    parameters = {"records": 10_000 if quick else 50_000}
+    ours, bare = Side("journal", "ours", parameters, in_folder=True), Side("journal", "bare", parameters, in_folder=True)
+    return [Comparison("the journal, beside SQLite", "records/s", ours, bare, Limit("times", at_least=0.5))]

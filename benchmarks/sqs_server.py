@@ -1,6 +1,6 @@
 """An SQS that always has messages: canned answers in the JSON protocol, for measuring clients and not a server.
 
-    python benchmarks/sqs_server.py [--port 9400] [--messages 1000000] [--size 200]
+    python -m benchmarks.sqs_server [--port 9400] [--messages 1000000] [--size 200]
 
 Every ReceiveMessage brings ten messages of `--size` bytes, each with a receipt handle of its own, until `--messages` were given out; after
 that it waits its WaitTimeSeconds and brings none. Every delete and every change of visibility succeeds. Prints its URL when it is ready.

@@ -360,11 +360,6 @@ async def test_a_release_never_overtakes_a_heartbeat() -> None:
 # --- FIFO -------------------------------------------------------------------------------------------------------------------------------
 
 
-def fetched(lane: SqsLane, records: Sequence[Message]) -> None:
-    """What the runner does with them."""
-    lane.strands.add(records, lane.format.facts(records), now())
-
-
 @virtually
 async def test_a_fifo_lane_is_keyed_by_group_and_takes_no_more_of_a_group_than_a_batch() -> None:
     sqs = FakeSqs()
@@ -375,32 +370,6 @@ async def test_a_fifo_lane_is_keyed_by_group_and_takes_no_more_of_a_group_than_a
     sqs.send(queue, "b0", group="b")
     assert bodies((await lane.fetch(30)).records) == ["a0", "a1", "a2"]
     assert bodies((await lane.fetch(30)).records) == ["b0"]  # a is locked
-    await lane.aclose()
-
-
-@virtually
-async def test_messages_that_wait_behind_a_failed_one_of_their_group_go_back_with_it() -> None:
-    """A batch may end within a group; what is left of it here must not run before the failed ones come again."""
-    sqs = FakeSqs()
-    queue = sqs.create("orders.fifo")
-    lane = lane_of(sqs, queue, width=1, size=10)
-    for body in ("a0", "b0", "a1", "b1", "a2"):
-        sqs.send(queue, body, group=body[0])
-    records = (await lane.fetch(10)).records
-    fetched(lane, records)
-    strand = next(iter(lane.strands))
-    strand.flight, strand.records = records[:2], list(records[2:])  # a0, b0 run; a1, b1, a2 wait
-    del strand.sizes[:2]
-    batch = batch_of(lane, records[:2])
-    await lane.settle(batch, (Release(records[:1], 5.0), Ack(records[1:2])))
-    lane.strands.finish(strand, lane.format.facts(batch.records).keys())
-    assert bodies(strand.records) == ["b1"]
-    assert (lane.strands.held, lane.held, strand.keys) == (1, 1, {b"b": 1})
-    assert len(strand.sizes) == 1
-    await asyncio.sleep(5.1)
-    assert sqs.visible(queue) == ["a0", "a1", "a2"]
-    await ack(lane, strand.records)
-    assert bodies((await lane.fetch(10)).records) == ["a0", "a1", "a2"]
     await lane.aclose()
 
 
