@@ -1,0 +1,156 @@
+"""The daemon as a process of the tests: `daemon_program.py CONFIG OPTIONS`, where OPTIONS is `Options` as JSON.
+
+Prints "ready ADDRESS" when it runs. It may kill itself (SIGKILL) at a named point of the store's work, or some seconds after it came to
+run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from poller.config import Config, load
+from poller.daemon import Daemon, open_configured_store
+from poller.errors import PollerError
+from poller.logs import setup
+from poller.model import Entry, Fault, LaneKey, Lease, Row, RowState, Selection
+from poller.progress import Progress
+from poller.protocols import Checkpoints, Journal, Leases, Store
+from poller.registry import Registry
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True):
+    """`point` and `count`: die the count-th time that the store comes to this point. `after`: die so many seconds after coming to run.
+
+    `owner`: the name that leases are held under; lives that share one need not wait for the lease of the one before. `seed`: of the dice.
+    """
+
+    point: str = ""
+    count: int = 1
+    after: float = 0.0
+    owner: str = ""
+    seed: int = 0
+
+
+POINTS = ("opened", "beginning", "begun", "keeping", "kept", "settling", "settled")
+"""What the points mean, each in the order of the daemon's work:
+opened: the first save of a lane is durable;
+beginning, begun: just before, and after, a save that counts an attempt to come is durable;
+keeping, kept: just before, and after, the journal holds a failure;
+settling, settled: just before, and after, the first save of progress behind that is durable."""
+
+
+class Doom:
+    """Kills this process when it comes to its point."""
+
+    def __init__(self, options: Options) -> None:
+        self._point, self._left = options.point, options.count
+        assert not self._point or self._point in POINTS
+
+    def at(self, point: str) -> None:
+        if point == self._point:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DoomedStore:
+    """A `Store` whose every save and append passes the points. Checkpoints and journal are this object itself."""
+
+    def __init__(self, store: Store, doom: Doom) -> None:
+        self._store, self._doom = store, doom
+        self.checkpoints: Checkpoints = self
+        self.journal: Journal = self
+        self.leases: Leases = store.leases
+        self._opened: set[LaneKey] = set()
+        self._counted: set[tuple[int, int, int, int]] = set()
+        self._kept = False
+
+    async def load(self, key: LaneKey) -> Progress | None:
+        return await self._store.checkpoints.load(key)
+
+    async def save(self, lease: Lease, progress: Progress) -> None:
+        attempts = {(span.strand, span.first, span.last, span.attempts) for span in progress.spans if span.running}
+        # What an earlier life left running is no attempt to come.
+        fresh = bool(attempts - self._counted) and lease.key in self._opened
+        settling, self._kept = self._kept, False
+        self._pass("beginning", fresh)
+        self._pass("settling", settling)
+        await self._store.checkpoints.save(lease, progress)
+        self._pass("opened", lease.key not in self._opened)
+        self._pass("begun", fresh)
+        self._pass("settled", settling)
+        self._opened.add(lease.key)
+        self._counted |= attempts
+
+    def _pass(self, point: str, there: bool) -> None:
+        if there:
+            self._doom.at(point)
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        self._doom.at("keeping")
+        ids = await self._store.journal.append(entries)
+        self._doom.at("kept")
+        self._kept = True
+        return ids
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        return await self._store.journal.select(selection)
+
+    async def count(self, selection: Selection) -> int:
+        return await self._store.journal.count(selection)
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        return await self._store.journal.mark(ids, state, now, owner, until, fault)
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+
+
+async def run(config: Config, registry: Registry, options: Options) -> None:
+    """Until SIGTERM."""
+    doom = Doom(options)
+
+    async def open_store(config: Config) -> Store:
+        return DoomedStore(await open_configured_store(config), doom)
+
+    daemon = Daemon(config, registry, os.environ, random=Random(options.seed or None), open_store=open_store)
+    if options.owner:
+        daemon.owner = options.owner
+
+    def started() -> None:
+        if options.after:
+            # From a thread: between any two instructions, not only where the loop turns.
+            timer = threading.Timer(options.after, os.kill, (os.getpid(), signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+        print(f"ready {daemon.address}", flush=True)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.stop)
+    await daemon.run(started)
+
+
+def main(path: str, options: str) -> int:
+    setup("text")
+    registry = Registry()
+    try:
+        config = load(Path(path), registry, os.environ)
+        asyncio.run(run(config, registry, msgspec.json.decode(options, type=Options)))
+    except PollerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
