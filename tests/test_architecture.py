@@ -22,8 +22,20 @@ PACKAGES = ("poller", "connectors", "handlers")
 VENDORS = {"aiobotocore", "aiokafka", "boto3", "botocore", "confluent_kafka"}
 
 PURE = {
-    "poller." + name
-    for name in "batching errors explain failure filters model outcome policy progress protocols replay.format settings strands units".split()  # noqa: SIM905
+    "poller.batching",
+    "poller.errors",
+    "poller.explain",
+    "poller.failure",
+    "poller.filters",
+    "poller.model",
+    "poller.outcome",
+    "poller.policy",
+    "poller.progress",
+    "poller.protocols",
+    "poller.replay.format",
+    "poller.settings",
+    "poller.strands",
+    "poller.units",
 }
 """No clock, no chance, no IO: they return what to do."""
 

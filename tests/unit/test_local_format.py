@@ -2,6 +2,7 @@
 
 import json
 from hashlib import md5
+from typing import Any
 
 import orjson
 import pytest
@@ -35,7 +36,7 @@ SQS = {
     "eventSourceARN": "arn:aws:sqs:us-east-2:123456789012:my-queue",
     "awsRegion": "us-east-2",
 }
-KINESIS = {
+KINESIS: dict[str, Any] = {
     "kinesis": {
         "kinesisSchemaVersion": "1.0",
         "partitionKey": "1",
@@ -124,7 +125,7 @@ def test_a_redriven_message_says_where_from_and_goes_on_counting():
 def test_a_record_has_the_shape_of_kinesis():
     (element,) = EntryFormat("clicks").event([ENTRY]).mapping()["Records"]
     assert shape(element) == shape(KINESIS)
-    assert element["kinesis"] == KINESIS["kinesis"] | {"sequenceNumber": "42"}
+    assert element["kinesis"] == dict(KINESIS["kinesis"], sequenceNumber="42")
     assert element["eventID"] == "shardId-000000000006:42"
     assert element["eventSourceARN"] == "arn:aws:kinesis:local:000000000000:stream/clicks"
 
@@ -186,7 +187,8 @@ def test_law_a_records_size_bounds_its_json(key, data, sequence, arrival):
 def test_sizes_are_exact_where_one_record_may_be_over_the_limit_alone():
     huge = Entry("shardId-000000000000", 1, 1.0, "k", b"x" * MAXIMUM_EVENT_BYTES)
     control = message(Item(b"\x01" * 1024 * 1024), False)
-    for own, small, large in ((EntryFormat("s"), ENTRY, huge), (MessageFormat("q"), PLAIN, control)):
+    cases: list[tuple[Any, Any, Any]] = [(EntryFormat("s"), ENTRY, huge), (MessageFormat("q"), PLAIN, control)]
+    for own, small, large in cases:
         sizes = own.facts([small, large]).sizes()
         assert sizes[1] == len(orjson.dumps(own.elements([large])[0])) + 1 > MAXIMUM_EVENT_BYTES
         assert sizes[0] < 2000

@@ -3,6 +3,7 @@
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -309,7 +310,7 @@ OPERATIONS = st.lists(
 def test_law_a_group_is_in_flight_once_in_order_and_nothing_is_lost(operations):
     connection = opened(":memory:")
     line, now = queue(connection, "line", fifo=True), NOW
-    held: list = []
+    held: list[Any] = []
     todo: dict[str, list[str]] = defaultdict(list)
     for number, (what, one, two) in enumerate(operations):
         if what == "put":

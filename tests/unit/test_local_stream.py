@@ -244,7 +244,9 @@ async def test_lanes_read_on_where_they_were_closed(tmp_path, clock, put):
                 seen += [record.data.decode() for record in records]
                 lane.strands.add(records, lane.format.facts(records), 0.0)
                 (strand,) = lane.strands.ready(Batching(100), 0.0)
-                batch, _ = lane.strands.take(strand, Batching(100), lane.format, 0.0)
+                taken = lane.strands.take(strand, Batching(100), lane.format, 0.0)
+                assert taken is not None
+                batch, _ = taken
                 if ack:
                     await lane.settle(batch, [Ack(batch.records)])
                     lane.strands.finish(strand)
