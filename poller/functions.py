@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from poller.errors import HandlerError
@@ -60,7 +61,8 @@ class Permits:
             if waiter.done() and not waiter.cancelled():
                 self.give()  # it was handed to us in the same turn of the loop
             else:
-                self._waiting.remove(waiter)
+                with suppress(ValueError):  # `give` may have passed it over already
+                    self._waiting.remove(waiter)
             raise
 
     def give(self) -> None:

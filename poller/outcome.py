@@ -38,16 +38,19 @@ def interpret(response: Response, event: Event, reporting: bool) -> Outcome:
 
 
 def _partial(failures: list[Any], event: Event) -> Outcome:
-    places = {identifier: i for i, identifier in enumerate(event.identifiers())}
+    # A record that was delivered twice may be in the batch twice: what is said of one is said of both.
+    places: dict[Identifier, list[int]] = {}
+    for i, identifier in enumerate(event.identifiers()):
+        places.setdefault(identifier, []).append(i)
     indices: set[int] = set()
     for number, item in enumerate(failures):
         if not isinstance(item, dict) or "itemIdentifier" not in item:
             return _malformed(f"batchItemFailures[{number}] has no itemIdentifier")
         identifier = _identifier(item["itemIdentifier"])
-        place = None if identifier is None else places.get(identifier)
-        if place is None:
+        named = None if identifier is None else places.get(identifier)
+        if named is None:
             return _malformed(f"batchItemFailures[{number}] names no record of the batch")
-        indices.add(place)
+        indices.update(named)
     return Partial(tuple(sorted(indices)))
 
 
@@ -57,7 +60,7 @@ def _identifier(value: Any) -> Identifier | None:
         return value or None
     if isinstance(value, dict):
         pairs = sorted(value.items())
-        return tuple(pairs) if all(isinstance(part, str | int) for _, part in pairs) else None
+        return tuple(pairs) if all(type(part) in (str, int) for _, part in pairs) else None
     return None
 
 

@@ -23,6 +23,9 @@ from poller.settings import Backoff
 REPORTED = Fault("partial", "ReportedFailure", "the function named the record in batchItemFailures", unhandled=False)
 """The fault of records that a partial batch response names."""
 
+HELD_BACK = Fault("partial", "GroupFailed", "an earlier record of its group failed, and it was given back unjudged", unhandled=False)
+"""The fault of records that are given back for the sake of their group's order."""
+
 
 def _again(batch: Batch, fault: Fault) -> Batch:
     """The same records, next attempt."""
@@ -205,7 +208,9 @@ class Redeliver:
             return "ack", None
         delay = None if self.backoff is None else self.backoff.delay(count, dice)
         if not failed:
-            return "release", delay
+            # Given back, it is received once too often all the same: then the queue moves it.
+            moved = self.redrive_count is not None and count >= self.redrive_count
+            return ("copy, held back", count) if moved else ("release", delay)
         if self._ours is not None:
             return ("discard", count) if count >= self._ours else ("release", delay)
         if self.redrive_count is not None and count >= self.redrive_count:
@@ -220,7 +225,8 @@ class Redeliver:
         count = cast("int", detail)
         if what == "discard":
             return Discard(Failure(records, "MaximumReceiveCountExceeded", count, fault))
-        # The queue itself moves it to its dead-letter queue at the next receive; nobody else can show why it is there.
+        # Nobody else can show why it is in the dead-letter queue.
+        fault = HELD_BACK if what == "copy, held back" else fault
         return Release(records, None, Failure(records, "MaximumReceiveCountExceeded", count, fault, kept="queue-dlq"))
 
     @staticmethod

@@ -22,7 +22,7 @@ ORIGIN = -1
 """The position before any record of the lane: reading starts at `Progress.origin`."""
 
 LISTED_AT_MOST = 100
-"""A span names its records while they are so few; else the whole stretch runs again."""
+"""A saved span names its records while they are so few; else the whole stretch runs again after a crash."""
 
 UNSAVED_BATCHES = 1_000
 UNSAVED_RECORDS = 100_000
@@ -100,6 +100,9 @@ class Tracker:
             self.spans.setdefault(span.strand, []).append(span)
         self._pending = sorted(saved.spans, key=lambda each: each.last)
         self._positions = dict(saved.positions)
+        # What lies behind a span, up to the end of its batch, was done before; once the span is settled, the position must say so.
+        for span in saved.spans:
+            self._positions[span.strand] = max(self._positions.get(span.strand, span.end), span.end)
         self._remaining = saved.doubt
         self.careful = max(saved.careful, saved.frontier) if saved.doubt else saved.careful
 
@@ -138,13 +141,12 @@ class Tracker:
                 fresh.append(records[i])
                 continue
             strand = hashed(key, token, width)
-            if token < self._positions.get(strand, frontier):
-                continue
             span = self._span_at(strand, token)
-            if span is None:
+            if span is not None:
+                if span.holds(token):
+                    self._collected.setdefault((strand, span.first), []).append(records[i])
+            elif token >= self._positions.get(strand, frontier):
                 fresh.append(records[i])
-            elif span.holds(token):
-                self._collected.setdefault((strand, span.first), []).append(records[i])
         return fresh
 
     def _span_at(self, strand: int, token: int) -> Span | None:
@@ -244,7 +246,7 @@ class Tracker:
             width=self.earlier.width,
             frontier=frontier,
             positions=tuple(sorted(positions.items())),
-            spans=tuple(span for spans in self.spans.values() for span in spans) + (self._unsettled() if closed else ()),
+            spans=tuple(_short(span) for spans in self.spans.values() for span in spans) + (self._unsettled() if closed else ()),
             # A lane that runs may begin so much before it saves again; one that is closed leaves what is left of an earlier doubt.
             doubt=self._remaining if closed else max(self.limit, self._remaining),
             careful=careful if closed else ORIGIN,
@@ -268,6 +270,11 @@ class Tracker:
         self._saved_read, self._saved_begun = mark
 
 
+def _short(span: Span) -> Span:
+    """As it is saved: a long list is left out, and a later life runs the whole stretch again."""
+    return replace(span, listed=None) if span.listed is not None and len(span.listed) > LISTED_AT_MOST else span
+
+
 def _spans(batch: Batch, retries: Sequence[Retry], tokens: Sequence[int], base: Span | None, now: float) -> list[Span]:
     """The spans of what is retried, in order. Each ends where the next begins, the last where the batch they came from ended.
 
@@ -289,7 +296,7 @@ def _spans(batch: Batch, retries: Sequence[Retry], tokens: Sequence[int], base: 
                 end=end,
                 attempts=retry.batch.attempt - 1,
                 not_before=now + retry.delay if retry.delay else 0.0,
-                listed=None if whole or len(own) > LISTED_AT_MOST else tuple(own),
+                listed=None if whole else tuple(own),
             )
         )
         end = own[0]

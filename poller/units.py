@@ -23,7 +23,7 @@ def duration(text: str) -> float:
 
 def size(text: str) -> int:
     """Bytes. Raises ValueError with a sentence for a person."""
-    return int(_quantity(text, _SIZES, "size", "512MiB"))
+    return round(_quantity(text, _SIZES, "size", "512MiB"))
 
 
 def show_duration(seconds: float) -> str:
@@ -32,4 +32,4 @@ def show_duration(seconds: float) -> str:
         count = seconds / _DURATIONS[unit]
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
-    return f"{seconds:g}s"
+    return f"{seconds:.15g}s"

@@ -29,7 +29,7 @@ ages = st.sampled_from((0.0, 1.0, 59.0, 60.0, 61.0, 599.0, 700.0, 2 * HOUR))
 """On both sides of the limits that `blocks` draws."""
 
 
-_PHASES = ContextVar("phases", default=(Phase.explicit, Phase.generate, Phase.shrink))
+_PHASES = ContextVar[tuple[Phase, ...]]("phases", default=(Phase.explicit, Phase.generate, Phase.shrink))
 
 
 def laws(examples: int) -> settings:
@@ -62,7 +62,8 @@ def batches(draw: st.DrawFn, most: int = 20, attempts: int = 5, receives: int = 
     steps = draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
     keys = draw(st.lists(st.sampled_from((None, b"a", b"b", b"c")), min_size=count, max_size=count))
     old = draw(st.one_of(ages.map(lambda age: [age] * count), st.lists(ages, min_size=count, max_size=count)))
-    seen = draw(st.lists(st.integers(1, receives), min_size=count, max_size=count))
+    counts = st.integers(1, receives)
+    seen = draw(st.one_of(counts.map(lambda n: [n] * count), st.lists(counts, min_size=count, max_size=count)))
     tokens = [sum(steps[: i + 1]) for i in range(count)]
     columns = zip(tokens, keys, old, seen, strict=True)
     records = [FakeRecord(token, f"r{token}", key, NOW - age, 100, count_) for token, key, age, count_ in columns]

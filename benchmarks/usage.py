@@ -1,0 +1,40 @@
+"""What a measurement used: CPU of this process, user and system, all threads. Wall time depends on who else is there; CPU hardly does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+
+from benchmarks.comparison import Reading
+
+ENOUGH = 10_000
+"""Records, for a warm start of their tenth."""
+
+
+async def per_record(once: Callable[[], Awaitable[None]], records: int, rounds: int) -> Reading:
+    """Microseconds of CPU a record of `rounds` times `once`, after one time for a warm start."""
+    await once()
+    # What was made so far lives as long as the process; the collector need not look at it again, on either side.
+    gc.collect()
+    gc.freeze()
+    began = time.process_time()
+    for _ in range(rounds):
+        await once()
+    return Reading((time.process_time() - began) / (rounds * records) * 1e6)
+
+
+async def until(count: Callable[[], int], records: int) -> Reading:
+    """Microseconds of CPU a record while `count` goes from 0 to `records`: of something that is about to run, the first tenth left out."""
+    # Few records are gone between two looks: that shows that it runs, and is no figure.
+    first, began = await _reached(count, records // 10 if records >= ENOUGH else 0)
+    last, ended = await _reached(count, records)
+    return Reading((ended - began) / (last - first) * 1e6)
+
+
+async def _reached(count: Callable[[], int], aim: int) -> tuple[int, float]:
+    # Looking is cheap, and every look takes both: it does not matter that the count is a little over.
+    while (reached := count()) < aim:  # noqa: ASYNC110 (what counts must not pay for telling)
+        await asyncio.sleep(0.02)
+    return reached, time.process_time()
