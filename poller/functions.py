@@ -75,10 +75,10 @@ class Permits:
         self.in_use -= 1
 
 
-def code_stamp(settings: FunctionSettings) -> tuple[int, int]:
-    """Changes when the function's code does: how many Python files its task root has, and when the newest was written."""
-    times = [file.stat().st_mtime_ns for file in islice(settings.code.rglob("*.py"), STAMPED_FILES)]
-    return len(times), max(times, default=0)
+def code_stamp(settings: FunctionSettings) -> frozenset[tuple[str, int, int]]:
+    """Differs when the function's code does: the Python files of its task root, each with its time and size."""
+    files = islice(settings.code.rglob("*.py"), STAMPED_FILES)
+    return frozenset((str(file), status.st_mtime_ns, status.st_size) for file in files for status in (file.stat(),))
 
 
 class Function:

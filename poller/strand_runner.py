@@ -135,10 +135,10 @@ class StrandRunner:
             work.function.permits.give()
         return await self._apply(batch, self._decide(batch, outcome))
 
-    async def _begin(self, batch: Batch, error: StoreUnavailable | None) -> None:
+    async def _begin(self, batch: Batch, error: StoreUnavailable) -> None:
         """Again, until the store lets it begin."""
-        tries = 0
-        while error is not None:
+        tries, waiting = 0, True
+        while waiting:
             tries += 1
             await self._store_unavailable(tries, error)
             try:
@@ -146,7 +146,7 @@ class StrandRunner:
             except StoreUnavailable as again:
                 error = again
             else:
-                error = None
+                waiting = False
         self._signs.store_error = ""
 
     async def _invoke(self, batch: Batch) -> Outcome:
@@ -192,10 +192,8 @@ class StrandRunner:
             counters.failed += len(batch.records)
             self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
             if batch.attempt == 1 and batch.fault is None:
-                text = "%s failed (%d records): %s"
-                log.warning(
-                    text, self._work.function.name, len(batch.records), self._signs.fault, extra=self._fields(request_id=request_id)
-                )
+                much, fields = _counted(len(batch.records), "record"), self._fields(request_id=request_id)
+                log.warning("%s failed (%s): %s", self._work.function.name, much, self._signs.fault, extra=fields)
 
     def _decide(self, batch: Batch, outcome: Outcome) -> tuple[Action, ...]:
         work = self._work
@@ -279,8 +277,9 @@ class StrandRunner:
         for failure, id_ in zip(failures, ids, strict=True):
             work.counters.kept += len(failure.records)
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
-            text = "gave up %d records after %d attempts (%s; %s): failure %s"
-            log.error(text, len(failure.records), failure.attempts, failure.reason, why, id_[:12], extra=self._fields())
+            text = "gave up %s after %s (%s; %s): failure %s"
+            much, often = _counted(len(failure.records), "record"), _counted(failure.attempts, "attempt")
+            log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields())
 
     # --- waiting ----------------------------------------------------------------------------------------------------------------
 
@@ -324,6 +323,10 @@ def _request_id(bits: int) -> str:
     """A version 4 UUID of these 128 bits; `uuid.UUID` takes three times as long."""
     text = f"{bits & ~0xF000_C000_0000_0000_0000 | 0x4000_8000_0000_0000_0000:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _failure(action: Action) -> Failure | None:
