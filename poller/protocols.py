@@ -6,7 +6,6 @@ Cancelling is always allowed unless a line says otherwise.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -32,6 +31,8 @@ from poller.model import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from poller.progress import Progress
     from poller.strands import Strands
 
