@@ -82,6 +82,7 @@ class OrderedLane:
         self.lost = False
         self._context = context
         self._read_arrival = 0.0
+        self._handed: tuple[int, int] | None = None
         self._saving = asyncio.Lock()
         self._asked = 0
         self._answered = 0
@@ -110,6 +111,7 @@ class OrderedLane:
 
     async def fetch(self, limit: int) -> Fetched:
         self._check()
+        self._accept()
         tracker = self.tracker
         if self.outgrown and not tracker.catching_up:
             raise LaneEnded(f"{self.name}: what an earlier width began is handed out; the lane is opened anew")
@@ -125,9 +127,7 @@ class OrderedLane:
             return self._catch_up(records, following)
         if records:
             self._read_arrival = self.format.facts(records[-1:]).arrivals()[0]
-        if following != tracker.frontier:
-            tracker.read(following, len(records))
-            self._touch()
+        self._handed = following, len(records)
         return Fetched(records)
 
     def _catch_up(self, records: Sequence[Record], following: int) -> Fetched:
@@ -139,13 +139,23 @@ class OrderedLane:
             records, following = records[: len(records) - beyond], end
             tokens, beyond = tokens[: len(records)], 0
         fresh = tracker.sort(records, tokens, self.format.facts(records).keys())
-        tracker.read(following, beyond)
-        self._touch()
-        # In one answer: the frontier has moved past all of it, so whatever the runner did not take now would be lost to a save.
-        return Fetched(fresh, tracker.complete())
+        self._handed = following, beyond
+        return Fetched(fresh, tracker.complete(following))
+
+    def _accept(self) -> None:
+        """The runner has put what it was handed last into the strands, or it would not call again: the frontier passes it.
+
+        Not before: a save that came in between would take what the runner failed to take for done.
+        """
+        if self._handed is not None:
+            (following, count), self._handed = self._handed, None
+            if following != self.tracker.frontier:
+                self.tracker.read(following, count)
+                self._touch()
 
     async def begin(self, batch: Batch) -> None:
         self._check()
+        self._accept()
         ends = self.format.facts((batch.records[0], batch.records[-1])).tokens()
         if not self.tracker.begin(batch, ends[0], ends[1]):
             return
@@ -158,6 +168,7 @@ class OrderedLane:
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
         self._check()
+        self._accept()
         needs = self.tracker.needs_tokens(batch, actions)
         tokens = self.format.facts(batch.records).tokens() if needs else None
         self.tracker.settle(batch, actions, tokens, self._context.clock())
@@ -174,6 +185,7 @@ class OrderedLane:
         try:
             if not self.lost:
                 if not broken:
+                    self._accept()
                     await self.save(closed=True)
                 await self._context.store.leases.drop(self.lease)
         except (LaneLost, StoreUnavailable) as error:
@@ -205,6 +217,8 @@ class OrderedLane:
         async with self._saving:
             if self._answered >= mine:
                 return
+            if self.lost:
+                raise LaneLost(f"{self.name}: lost while this save waited for another")
             covered = self._asked
             mark, progress = self.tracker.mark(), self.tracker.snapshot(self._heads(), closed)
             try:

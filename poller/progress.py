@@ -155,13 +155,14 @@ class Tracker:
                 return span
         return None
 
-    def complete(self) -> list[tuple[Span, Sequence[Record]]]:
-        """Spans of the earlier life whose records have all been read again, in order; call after `read`.
+    def complete(self, following: int | None = None) -> list[tuple[Span, Sequence[Record]]]:
+        """Spans of the earlier life whose records have all been read again, in order, once reading is at `following` (None: after `read`).
 
         A span whose records are gone (retention passed them) is forgotten; one that lost some runs with what is left.
         """
         done: list[tuple[Span, Sequence[Record]]] = []
-        while self._pending and self._pending[0].last < self.frontier:
+        frontier = self.frontier if following is None else following
+        while self._pending and self._pending[0].last < frontier:
             span = self._pending.pop(0)
             records = self._collected.pop((span.strand, span.first), None)
             if records is None:
@@ -237,9 +238,9 @@ class Tracker:
         if self.catching_up:
             frontier = self.earlier.frontier
             for strand in range(self.earlier.width):
-                position = positions.setdefault(strand, max(self.frontier, self._positions.get(strand, frontier)))
-                if position >= frontier:
-                    del positions[strand]
+                positions.setdefault(strand, max(self.frontier, self._positions.get(strand, frontier)))
+        # At or past the frontier a position says nothing: there everything is still to be read.
+        positions = {strand: position for strand, position in positions.items() if position < frontier}
         careful = self.careful if self.careful > min(positions.values(), default=frontier) else ORIGIN
         return Progress(
             origin=self.earlier.origin,

@@ -160,8 +160,8 @@ def short_enough(module: Module) -> Iterator[str]:
 
 
 def narrow_protocols(module: Module) -> Iterator[str]:
-    """A wider one is two protocols; properties apart."""
-    for node in ast.walk(module.tree):
+    """A wider one is two protocols; properties apart. What a contract suite stands on is no seam, and as wide as the suite."""
+    for node in ast.walk(module.tree) if not module.name.startswith("poller.testing.") else ():
         if isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
             methods = [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and not item.decorator_list]
             if len(methods) > PROTOCOL_METHODS:
