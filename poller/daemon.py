@@ -37,7 +37,7 @@ from poller.model import LaneKey, Lease, RowState, Selection
 from poller.policy import Block
 from poller.protocols import Source, Store
 from poller.registry import Registry
-from poller.settings import Backoff, Context
+from poller.settings import Backoff, Context, FunctionSettings
 from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
@@ -87,6 +87,7 @@ class Daemon:
     address: str = field(init=False, default="")
     started: float = field(init=False, default=0.0)
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _code: dict[str, object] = field(init=False, default_factory=dict)
     _turn: Turn = field(init=False)
     _reloading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _store_error: str = field(init=False, default="")
@@ -129,11 +130,15 @@ class Daemon:
     async def _start_all(self, config: Config) -> None:
         for warning in config.warnings:
             log.warning("%s", warning)
-        for name, settings in config.functions.items():
-            self.functions[name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
+        for settings in config.functions.values():
+            self._add_function(settings)
         for mapping in config.mappings.values():
             if mapping.enabled:
                 self._start(mapping)
+
+    def _add_function(self, settings: FunctionSettings) -> None:
+        self._code[settings.name] = code_stamp(settings)
+        self.functions[settings.name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
 
     def _start(self, mapping: MappingConfig) -> None:
         settings = mapping.settings
@@ -219,7 +224,7 @@ class Daemon:
         functions = {
             name
             for name, settings in config.functions.items()
-            if old.functions.get(name) != settings or self.functions[name].code != code_stamp(settings)
+            if old.functions.get(name) != settings or self._code[name] != code_stamp(settings)
         }
         functions |= old.functions.keys() - config.functions.keys()
         wanted = {name: mapping for name, mapping in config.mappings.items() if mapping.enabled}
@@ -234,8 +239,7 @@ class Daemon:
             if gone is not None:
                 await gone.aclose()
             if name in config.functions:
-                settings = config.functions[name]
-                self.functions[name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
+                self._add_function(config.functions[name])
         # A stop that came meanwhile has seen the mappings that ran; none may start behind its back.
         started = [name for name in wanted if name not in self.running and not self.stopping.is_set()]
         for name in started:

@@ -88,7 +88,6 @@ class Function:
         self.settings = settings
         self.handler = handler
         self.permits = Permits(settings.concurrency)
-        self.code = code_stamp(settings)
 
     def __repr__(self) -> str:
         return f"<Function {self.settings.name} {self.permits!r}>"

@@ -87,7 +87,7 @@ class LaneRunner:
         self._expiry = self._loop.call_at(leaving.result(), self._expire)
 
     def _expire(self) -> None:
-        self._leave.stopped = self._leave.expired = True
+        self._leave.stopped = True
         self._interrupt("permit", "backoff", "invoking")
 
     def _interrupt(self, *phases: Phase) -> None:

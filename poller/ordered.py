@@ -82,7 +82,8 @@ class OrderedLane:
         self.lost = False
         self._context = context
         self._read_arrival = 0.0
-        self._handed: tuple[int, int] | None = None
+        self._handed: tuple[int, int, int] | None = None
+        # (position after it, records at or past the saved frontier, `Strands.received` once it is there) of the last fetch
         self._saving = asyncio.Lock()
         self._asked = 0
         self._answered = 0
@@ -127,7 +128,7 @@ class OrderedLane:
             return self._catch_up(records, following)
         if records:
             self._read_arrival = self.format.facts(records[-1:]).arrivals()[0]
-        self._handed = following, len(records)
+        self._handed = following, len(records), self.strands.received + len(records)
         return Fetched(records)
 
     def _catch_up(self, records: Sequence[Record], following: int) -> Fetched:
@@ -139,16 +140,17 @@ class OrderedLane:
             records, following = records[: len(records) - beyond], end
             tokens, beyond = tokens[: len(records)], 0
         fresh = tracker.sort(records, tokens, self.format.facts(records).keys())
-        self._handed = following, beyond
-        return Fetched(fresh, tracker.complete(following))
+        resumed = tracker.complete(following)
+        self._handed = following, beyond, self.strands.received + len(fresh) + sum(len(whose) for _, whose in resumed)
+        return Fetched(fresh, resumed)
 
     def _accept(self) -> None:
-        """The runner has put what it was handed last into the strands, or it would not call again: the frontier passes it.
+        """The frontier passes what was handed out last, once it has arrived in the strands.
 
         Not before: a save that came in between would take what the runner failed to take for done.
         """
-        if self._handed is not None:
-            (following, count), self._handed = self._handed, None
+        if self._handed is not None and self.strands.received >= self._handed[2]:
+            (following, count, _), self._handed = self._handed, None
             if following != self.tracker.frontier:
                 self.tracker.read(following, count)
                 self._touch()

@@ -127,7 +127,10 @@ class Lane(Protocol):
         """Called before every invocation: the attempt is durable if it must be (progress.py). If this raises, nothing has begun."""
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
-        """Do what was decided about `batch`. A `Discard` is in the journal already and counts as done. Idempotent."""
+        """Do what was decided about `batch`. A `Discard` is in the journal already and counts as done. Idempotent.
+
+        Raises LaneLost; NotConnected: nothing may have been done, and the engine asks again.
+        """
 
     async def aclose(self, broken: bool = False) -> None:
         """Give everything unsettled back at once, save progress as closed, drop the lease. Tolerated twice, and when lost.

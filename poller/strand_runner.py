@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from poller.errors import StoreUnavailable
+from poller.errors import NotConnected, StoreUnavailable
 from poller.failure import entry
 from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Release, Retry, Span
 from poller.outcome import interpret
@@ -46,6 +46,7 @@ class StrandRunner:
         self._lane, self._work, self._signs, self._leave = lane, work, signs, leave
         self._loop = asyncio.get_running_loop()
         self._phase: Phase = "settling"
+        self._interrupted = False
 
     def __repr__(self) -> str:
         return f"<StrandRunner {self._lane.name}/{self.strand.number} [{self._phase if self.task else 'idle'}, {self.strand!r}]>"
@@ -53,6 +54,7 @@ class StrandRunner:
     def interrupt(self, *phases: Phase) -> None:
         """End what this strand is doing, if it is one of these. A settling is never interrupted."""
         if self.task is not None and self._phase in phases:
+            self._interrupted = True  # so that no other cancelling, which must end everything, is taken for ours
             self.task.cancel()
 
     async def run(self, cut: Callable[[], None], done: Callable[[], None]) -> None:
@@ -163,10 +165,9 @@ class StrandRunner:
         try:
             response = await function.invoke(event, call)
         except asyncio.CancelledError:
-            if not self._leave.expired:
+            if not self._was_interrupted():
                 raise
             # Our own stop ended it: its attempt is handed back, as if the function had not been reached.
-            self._uncancel()
             self._phase = "settling"
             await self._apply(batch, (Retry(batch),))
             raise Left from None
@@ -204,13 +205,19 @@ class StrandRunner:
     async def _apply(self, batch: Batch, actions: Sequence[Action]) -> list[Due]:
         """Journal what is given up, then settle; law 12 is this order. Returns the retries with the loop time they are due at."""
         if len(actions) == 1 and isinstance(done := actions[0], Ack):  # nearly always: one batch, all done
-            await self._lane.settle(batch, actions)
+            try:
+                await self._lane.settle(batch, actions)
+            except NotConnected as error:
+                await self._settle(batch, actions, error)
             self._acked(len(done.records))
             return []
         failures = [failure for action in actions if (failure := _failure(action)) is not None]
         if failures:
             await self._keep(failures)
-        await self._lane.settle(batch, actions)
+        try:
+            await self._lane.settle(batch, actions)
+        except NotConnected as error:
+            await self._settle(batch, actions, error)
         if self._lane.strands.assign == "free":
             await self._recall(batch, actions)
         counters, now, retries = self._work.counters, self._loop.time(), list[Due]()
@@ -232,6 +239,22 @@ class StrandRunner:
         else:
             counters.retries += len(retries)
         return retries
+
+    async def _settle(self, batch: Batch, actions: Sequence[Action], error: NotConnected) -> None:
+        """Again, until the source takes it; it is idempotent."""
+        tries, waiting = 0, True
+        while waiting:
+            tries += 1
+            self._signs.last_error = str(error)
+            delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
+            log.warning("cannot settle, trying again in %.1f s: %s", delay, error, extra=self._fields())
+            await self._sleep(delay)
+            try:
+                await self._lane.settle(batch, actions)
+            except NotConnected as again:
+                error = again
+            else:
+                waiting = False
 
     def _acked(self, count: int) -> None:
         counters = self._work.counters
@@ -304,16 +327,18 @@ class StrandRunner:
         try:
             await wait
         except asyncio.CancelledError:
-            if not self._lane.leaving.done():
+            if not self._was_interrupted():
                 raise
-            self._uncancel()
             raise Left from None
         finally:
             self._phase = "settling"
 
-    def _uncancel(self) -> None:
-        if self.task is not None:
+    def _was_interrupted(self) -> bool:
+        """Whether the cancelling that has just arrived is `interrupt`'s; it is over then."""
+        interrupted, self._interrupted = self._interrupted, False
+        if interrupted and self.task is not None:
             self.task.uncancel()
+        return interrupted
 
     def _fields(self, **more: str) -> dict[str, str]:
         return {"mapping": self._work.settings.name, "lane": self._lane.name, **more}

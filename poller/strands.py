@@ -73,6 +73,8 @@ class Strands:
         self.width = width
         self.assign: Assign = assign
         self.capacity = capacity
+        self.received = 0
+        """Records ever taken, in whole: a lane sees by it whether what it handed out has arrived."""
         self.held = 0
         self.held_bytes = 0
         self.draining = False
@@ -111,12 +113,14 @@ class Strands:
             self._add_hashed(records, sizes, facts, now)
         else:
             self._add_free(records, sizes, facts.keys(), now)
+        self.received += len(records)
 
     def resume(self, span: Span, records: Sequence[Record], sizes: Sequence[int]) -> None:
         """Take exactly a span's records, to be run as one batch before anything later of its strand."""
         self.held += len(records)
         self.held_bytes += sum(sizes)
         self._strands[span.strand % self.width].resumed.append((records, span))
+        self.received += len(records)
 
     @staticmethod
     def _append(strand: Strand, records: Sequence[Record], sizes: Sequence[int], now: float) -> None:

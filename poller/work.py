@@ -55,7 +55,6 @@ class Signs:
 
 @dataclass(slots=True)
 class Leave:
-    """How far leaving has come. `stopped`: nothing new begins; `expired`: the deadline has passed, and what runs is being ended."""
+    """How far leaving has come. `stopped`: nothing new begins."""
 
     stopped: bool = False
-    expired: bool = False

@@ -12,7 +12,7 @@ A *life* is a worker that has the lane: one that closes it hands it on; one whos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, TypeVar
@@ -61,8 +61,9 @@ class StreamBench(Protocol):
     async def end(self) -> None:
         """Close the shard."""
 
-    def names(self, records: Sequence[Record]) -> list[str]:
-        """As they were put."""
+    @property
+    def names(self) -> Callable[[Sequence[Record]], list[str]]:
+        """The names of records, as they were put."""
 
 
 class Worker:

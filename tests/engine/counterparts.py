@@ -278,7 +278,12 @@ class Amnesiac(Rigged):
 
 
 class TidyLane(Stumbling):
-    """Saves even when its runner failed."""
+    """Saves even when its runner failed, and takes what it handed out for arrived."""
+
+    def _accept(self) -> None:
+        if self._handed is not None:
+            self._handed = (*self._handed[:2], 0)
+        super()._accept()
 
     async def aclose(self, broken: bool = False) -> None:
         await super().aclose(broken=False)

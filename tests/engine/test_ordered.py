@@ -225,6 +225,39 @@ async def test_a_lane_whose_runner_has_failed_saves_nothing_while_its_invocation
     assert {progress.frontier for _, progress in scene.store.checkpoints.saves} <= {-1, 0, 1}
 
 
+class Meanwhile(Clinging):
+    """Its invocation of "d1" ends some turns of the loop after `over`."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__(lambda _: (1000.0, DONE))
+        self.over = asyncio.Event()
+        self._turns = turns
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        if tuple(event.identifiers()) != ("d1",):
+            return await super().invoke(event, call)
+        await self.over.wait()
+        for _ in range(self._turns):
+            await asyncio.sleep(0)
+        return DONE
+
+
+@virtually
+async def test_nor_when_another_strand_settles_in_the_moment_of_the_failure() -> None:
+    for turns in range(12):
+        script, stream = Meanwhile(turns), Stream("a1", key="a")
+        stream.add("d1", key="d")
+        scene, started = Scene(script, width=2, concurrency=2), now()
+        lane = await lane_of(source_of(scene, stream))
+        lane.__class__ = Stumbling
+        running = Running(lane, scene.work(source_of(scene, stream).policy))
+        await at(started + 5)
+        script.over.set()
+        stream.add("r2", key="d")
+        await asyncio.gather(running.task, return_exceptions=True)
+        assert max(progress.frontier for _, progress in scene.store.checkpoints.saves) <= 2, f"after {turns} turns"
+
+
 # --- leases -----------------------------------------------------------------------------------------------------------------------------
 
 
