@@ -45,7 +45,10 @@ CALM_SECONDS = 4000.0
 
 @dataclass(slots=True)
 class Report:
-    """What one run reached, so that a suite can show that its scenarios reach everything."""
+    """What one run reached, so that a suite can show that its scenarios reach everything.
+
+    `events`: invocations begun and ended, saves and deletes that took effect, calls of store and source, decisions, and faults.
+    """
 
     seed: int
     scenario: Scenario
@@ -252,7 +255,7 @@ class World:
             await life.stop(60.0)
         await self._closed()
         self._lawful()
-        return Report(self.seed, self.scenario, self.oracle.events, self.counts)
+        return Report(self.seed, self.scenario, self.oracle.events + self.counts.total(), self.counts)
 
     def queue_hook(self) -> None:
         """Tell the oracle of every delete."""

@@ -59,7 +59,7 @@ def test_the_laws_hold_whatever_happens(capsys: pytest.CaptureFixture[str]) -> N
     runs = reports()
     with capsys.disabled():
         print(f"\n{reached(runs)}")
-    assert sum(run.events for run in runs) >= 200 * SEEDS
+    assert min(run.events for run in runs) >= 200
 
 
 @pytest.mark.skipif(SEEDS < ENOUGH, reason=f"{SEEDS} runs are too few to reach everything")
