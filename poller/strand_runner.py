@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from poller.errors import NotConnected, StoreUnavailable
 from poller.failure import entry
-from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Release, Retry, Span
+from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Record, Release, Retry, Span
 from poller.outcome import interpret
 from poller.protocols import Lane
 from poller.settings import Backoff
@@ -193,7 +193,8 @@ class StrandRunner:
             counters.failed += len(batch.records)
             self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
             if batch.attempt == 1 and batch.fault is None:
-                much, fields = _counted(len(batch.records), "record"), self._fields(request_id=request_id)
+                much = _counted(len(batch.records), "record")
+                fields = self._fields(batch=self._first(batch.records), request_id=request_id)
                 log.warning("%s failed (%s): %s", self._work.function.name, much, self._signs.fault, extra=fields)
 
     def _decide(self, batch: Batch, outcome: Outcome) -> tuple[Action, ...]:
@@ -302,7 +303,7 @@ class StrandRunner:
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
             text = "gave up %s after %s (%s; %s): failure %s"
             much, often = _counted(len(failure.records), "record"), _counted(failure.attempts, "attempt")
-            log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields())
+            log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields(batch=self._first(failure.records)))
 
     # --- waiting ----------------------------------------------------------------------------------------------------------------
 
@@ -339,6 +340,10 @@ class StrandRunner:
         if interrupted and self.task is not None:
             self.task.uncancel()
         return interrupted
+
+    def _first(self, records: Sequence[Record]) -> str:
+        """What names a batch in the log: its first record."""
+        return self._lane.format.names(records[:1])[0]
 
     def _fields(self, **more: str) -> dict[str, str]:
         return {"mapping": self._work.settings.name, "lane": self._lane.name, **more}
