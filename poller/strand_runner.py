@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
 from poller.failure import entry
@@ -22,6 +22,8 @@ from poller.strands import Strand
 from poller.work import Leave, Signs, Work
 
 log = logging.getLogger("poller.strand")
+
+T = TypeVar("T")
 
 STORE_RETRY = Backoff(initial=0.1, maximum=5.0)
 
@@ -131,25 +133,11 @@ class StrandRunner:
             try:
                 await self._lane.begin(batch)
             except StoreUnavailable as error:
-                await self._begin(batch, error)
+                await self._insist(lambda: self._lane.begin(batch), error)
             outcome = await self._invoke(batch)
         finally:
             work.function.permits.give()
         return await self._apply(batch, self._decide(batch, outcome))
-
-    async def _begin(self, batch: Batch, error: StoreUnavailable) -> None:
-        """Again, until the store lets it begin."""
-        tries, waiting = 0, True
-        while waiting:
-            tries += 1
-            await self._store_unavailable(tries, error)
-            try:
-                await self._lane.begin(batch)
-            except StoreUnavailable as again:
-                error = again
-            else:
-                waiting = False
-        self._signs.store_error = ""
 
     async def _invoke(self, batch: Batch) -> Outcome:
         work, counters, function = self._work, self._work.counters, self._work.function
@@ -209,7 +197,7 @@ class StrandRunner:
             try:
                 await self._lane.settle(batch, actions)
             except NotConnected as error:
-                await self._settle(batch, actions, error)
+                await self._insist(lambda: self._lane.settle(batch, actions), error)
             self._acked(len(done.records))
             return []
         failures = [failure for action in actions if (failure := _failure(action)) is not None]
@@ -218,7 +206,7 @@ class StrandRunner:
         try:
             await self._lane.settle(batch, actions)
         except NotConnected as error:
-            await self._settle(batch, actions, error)
+            await self._insist(lambda: self._lane.settle(batch, actions), error)
         if self._lane.strands.assign == "free":
             await self._recall(batch, actions)
         counters, now, retries = self._work.counters, self._loop.time(), list[Due]()
@@ -240,22 +228,6 @@ class StrandRunner:
         else:
             counters.retries += len(retries)
         return retries
-
-    async def _settle(self, batch: Batch, actions: Sequence[Action], error: NotConnected) -> None:
-        """Again, until the source takes it; it is idempotent."""
-        tries, waiting = 0, True
-        while waiting:
-            tries += 1
-            self._signs.last_error = str(error)
-            delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
-            log.warning("cannot settle, trying again in %.1f s: %s", delay, error, extra=self._fields())
-            await self._sleep(delay)
-            try:
-                await self._lane.settle(batch, actions)
-            except NotConnected as again:
-                error = again
-            else:
-                waiting = False
 
     def _acked(self, count: int) -> None:
         counters = self._work.counters
@@ -289,15 +261,10 @@ class StrandRunner:
             )
             for failure in failures
         ]
-        ids, tries = None, 0
-        while ids is None:
-            try:
-                ids = await work.journal.append(entries)
-            except StoreUnavailable as error:
-                tries += 1
-                await self._store_unavailable(tries, error)
-        if tries:
-            self._signs.store_error = ""
+        try:
+            ids = await work.journal.append(entries)
+        except StoreUnavailable as error:
+            ids = await self._insist(lambda: work.journal.append(entries), error)
         for failure, id_ in zip(failures, ids, strict=True):
             work.counters.kept += len(failure.records)
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
@@ -315,11 +282,29 @@ class StrandRunner:
             raise Left
         await self._interruptible("backoff", asyncio.sleep(seconds))
 
-    async def _store_unavailable(self, tries: int, error: StoreUnavailable) -> None:
-        self._work.counters.save_errors += 1
-        self._signs.store_error = str(error)
+    async def _insist(self, ask: Callable[[], Awaitable[T]], error: StoreUnavailable | NotConnected) -> T:
+        """Ask store or source again, with backoff, until it answers; what is asked is idempotent. Raises Left."""
+        tries = 0
+        while True:
+            tries += 1
+            await self._unanswered(tries, error)
+            try:
+                answer = await ask()
+            except (StoreUnavailable, NotConnected) as again:
+                error = again
+            else:
+                self._signs.store_error = ""
+                return answer
+
+    async def _unanswered(self, tries: int, error: StoreUnavailable | NotConnected) -> None:
+        if isinstance(error, StoreUnavailable):
+            self._work.counters.save_errors += 1
+            self._signs.store_error = str(error)
+        else:
+            self._signs.last_error = str(error)
+        who = "store" if isinstance(error, StoreUnavailable) else "source"
         delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
-        log.warning("the store does not answer, trying again in %.1f s: %s", delay, error, extra=self._fields())
+        log.warning("the %s does not answer, trying again in %.1f s: %s", who, delay, error, extra=self._fields())
         await self._sleep(delay)
 
     async def _interruptible(self, phase: Phase, wait: Awaitable[None]) -> None:
