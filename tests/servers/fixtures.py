@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 import pytest
 
+from tests.servers.kafka import broker
+from tests.servers.kafka.broker import Kafka
+from tests.servers.kafka.client import Blocking, KafkaClient, warm
+from tests.servers.kafka.cluster import KafkaCluster
+from tests.servers.kafka.secure import KafkaSecure
 from tests.servers.process import free_port, jars, running
+
+KafkaServer = TypeVar("KafkaServer", Kafka, KafkaCluster)
 
 ELASTICMQ = """
 include classpath("application.conf")
@@ -38,3 +47,68 @@ def elasticmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dconfig.file={folder}/emq.conf"]
     with running([*command, "-cp", libraries, "org.elasticmq.server.Main"], folder, lambda: _answers(f"{url}/health")):
         yield url
+
+
+@contextmanager
+def _running(server: KafkaServer) -> Iterator[KafkaServer]:
+    try:
+        server.start()
+        warm(server.bootstrap)
+        yield server
+    finally:
+        server.kill()  # its data go too
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A broker that all tests share: they make topics and groups of their own, and leave it running."""
+    with _running(broker.plain(tmp_path_factory.mktemp("kafka"))) as shared:
+        yield shared
+
+
+@pytest.fixture
+async def kafka_client(kafka: Kafka) -> AsyncIterator[KafkaClient]:
+    """Of the shared broker, for a test on a loop."""
+    async with KafkaClient(kafka.bootstrap) as client:
+        yield client
+
+
+@pytest.fixture
+def kafka_blocking(kafka: Kafka) -> Iterator[Blocking]:
+    """Of the shared broker, for a test without a loop."""
+    with closing(Blocking(kafka.bootstrap)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def _kafka_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    with _running(broker.plain(tmp_path_factory.mktemp("kafka-own"), silence=1.5)) as own:
+        yield own
+
+
+@pytest.fixture
+def kafka_own(_kafka_own: Kafka) -> Kafka:
+    """A broker that a test may kill, pause or stop, and leave so: the next one of its module finds it running, with the same data."""
+    _kafka_own.heal()
+    return _kafka_own
+
+
+@pytest.fixture(scope="module")
+def _kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    with _running(KafkaCluster(tmp_path_factory.mktemp("kafka-cluster"))) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def kafka_cluster(_kafka_cluster: KafkaCluster) -> KafkaCluster:
+    """Three brokers, of which a test may kill or pause one, and leave it so. Six seconds for the first test of a module."""
+    _kafka_cluster.heal()
+    return _kafka_cluster
+
+
+@pytest.fixture(scope="module")
+def kafka_secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSecure]:
+    """A broker that asks for logins, with those that are good and those that are not."""
+    secure = KafkaSecure(tmp_path_factory.mktemp("kafka-secure"))
+    with _running(secure.broker):
+        yield secure

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -49,23 +50,45 @@ def free_port() -> int:
 @contextmanager
 def running(command: Sequence[str], folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
     """From when `ready` says so. What the server prints is in `folder`/output."""
-    with (folder / "output").open("wb") as output:
-        # Between fork and exec only one system call is made, so threads of the session do no harm.
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)  # noqa: PLW1509
+    process = launch(command, folder)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{command[0]} did not start:\n{(folder / 'output').read_text()[-2000:]}", pytrace=False)
-            time.sleep(0.1)
+        await_ready(process, folder, ready)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
+
+
+def launch(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """What the server prints is added to `folder`/output."""
+    return _LAUNCHER.submit(_launch, command, folder).result()
+
+
+def await_ready(process: subprocess.Popen[bytes], folder: Path, ready: Callable[[], bool]) -> None:
+    """Fails the test, with the end of the output, if the process ends or START_SECONDS pass before `ready` says so."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"the server did not start:\n{(folder / 'output').read_text()[-2000:]}", pytrace=False)
+        time.sleep(0.1)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+_LAUNCHER = ThreadPoolExecutor(1, "servers")
+"""The kernel takes the end of the thread that started a process for the end of its parent, so all are started by one that lasts."""
+
+
+def _launch(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "output").open("ab") as output:
+        # Between fork and exec only one system call is made, so threads of the session do no harm.
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)  # noqa: PLW1509
 
 
 _C = ctypes.CDLL(None)
