@@ -189,7 +189,7 @@ class OrderedLane:
                 if not broken:
                     self._accept()
                     await self.save(closed=True)
-                await self._context.store.leases.drop(self.lease)
+                await self._free()
         except (LaneLost, StoreUnavailable) as error:
             # What was not saved is begun again carefully by the next owner; the lease runs out by itself.
             log.warning("%s: closed without a save: %s", self.name, error, extra={"lane": self.name})
@@ -222,14 +222,26 @@ class OrderedLane:
             if self.lost:
                 raise LaneLost(f"{self.name}: lost while this save waited for another")
             covered = self._asked
-            mark, progress = self.tracker.mark(), self.tracker.snapshot(self._heads(), closed)
+            mark, progress = self.tracker.mark(), self._progress(closed)
             try:
-                await self._context.store.checkpoints.save(self.lease, progress)
+                await self._write(progress)
             except LaneLost:
                 self.lose("its lease was taken over")
                 raise
             self.tracker.saved(mark)
             self._answered = covered
+
+    async def _write(self, progress: Progress) -> None:
+        """Durable when it returns. Raises LaneLost, StoreUnavailable."""
+        await self._context.store.checkpoints.save(self.lease, progress)
+
+    async def _free(self) -> None:
+        """Others may have it at once."""
+        await self._context.store.leases.drop(self.lease)
+
+    def _progress(self, closed: bool) -> Progress:
+        """What a save holds now."""
+        return self.tracker.snapshot(self._heads(), closed)
 
     def _heads(self) -> list[tuple[int, int]]:
         heads = list(self.strands.heads())
@@ -264,11 +276,15 @@ class OrderedLane:
 
     # --- losing -----------------------------------------------------------------------------------------------------------------
 
-    def lose(self, why: str) -> None:
-        """Another worker may own this lane: from here on nothing is saved, and the runner is told to drop everything."""
+    def lose(self, why: str, planned: bool = False) -> None:
+        """Another worker may own this lane: from here on nothing is saved, and the runner is told to drop everything.
+
+        `planned`: it was saved for the next owner before, so that nothing is lost but what still runs.
+        """
         if not self.lost:
             self.lost = True
-            log.warning("%s: lane lost: %s", self.name, why, extra={"lane": self.name})
+            level, what = (logging.INFO, "handed over") if planned else (logging.WARNING, "lane lost")
+            log.log(level, "%s: %s: %s", self.name, what, why, extra={"lane": self.name})
             if not self.leaving.done():
                 self.leaving.set_result(0.0)
 
@@ -293,6 +309,7 @@ class OrderedSource:
         shards: Shards,
         origin: str,
         lease: float = LEASE_SECONDS,
+        lane: type[OrderedLane] = OrderedLane,
     ) -> None:
         self.identity = identity
         self.format = format
@@ -301,6 +318,7 @@ class OrderedSource:
         self._shards = shards
         self._origin = origin
         self._duration = lease
+        self._lane = lane
         self._lanes: dict[str, OrderedLane] = {}
         self._ended: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -327,7 +345,7 @@ class OrderedSource:
         lease = await context.store.leases.claim(key, context.owner, context.clock(), self._duration)
         if lease is None:
             return None
-        lane = await OrderedLane.open(context, lease, self._shards.reader(name), self.format, self._origin, trusted_until)
+        lane = await self._lane.open(context, lease, self._shards.reader(name), self.format, self._origin, trusted_until)
         self._lanes[name] = lane
         return lane
 

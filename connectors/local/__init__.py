@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Literal
+from dataclasses import replace
 
 import msgspec
 
+from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
 from poller.feed import Item, Place
+from poller.policy import Block, Redeliver
 from poller.protocols import Source
-from poller.settings import Context, Finding, Traits
+from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
 from poller.units import duration
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAY = 86400.0
+
+_SOURCE = ("eventSource", "eventSourceARN", "awsRegion")
+_MESSAGE = ("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfMessageAttributes", "md5OfBody")
+_RECORD = ("kinesisSchemaVersion", "partitionKey", "sequenceNumber", "data", "approximateArrivalTimestamp")
+
+FILTERABLE_MESSAGE = Filterable((*_MESSAGE, *_SOURCE), "body")
+FILTERABLE_RECORD = Filterable((*_RECORD, "eventVersion", "eventID", "eventName", "invokeIdentityArn", *_SOURCE), "data", text=False)
+"""Kinesis's own fields stand at the top level, beside those of the event; a pattern about plain text is refused, as on AWS."""
 
 
 class Redrive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +55,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     name: str
     shards: int = 1
     retention: str = "24h"
-    starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON"
+    starting_position: Position = "TRIM_HORIZON"
     starting_position_timestamp: str | float | None = None
 
 
@@ -78,16 +87,6 @@ class _Problems:
             raise ConfigError(self.found)
 
 
-def epoch(timestamp: str | float) -> float:
-    """Epoch seconds of a `starting_position_timestamp`; without a zone it is local time. Raises ValueError."""
-    if isinstance(timestamp, str):
-        try:
-            return float(timestamp)
-        except ValueError:
-            return datetime.fromisoformat(timestamp).timestamp()
-    return timestamp
-
-
 class QueueConnector:
     """`type = "local-queue"`: a `Connector` that is a `Feed` too."""
 
@@ -106,15 +105,20 @@ class QueueConnector:
         if options.release_failed_groups and not options.fifo:
             problems.found.append("release_failed_groups is for FIFO queues only: set fifo = true, or leave it out")
         problems.check()
-        if options.fifo:
-            return Traits("queue", 10, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True)
-        return Traits("queue", 10)
+        # A name is one queue, whatever its other options: all sources of a configuration share one database.
+        visibility = duration(options.visibility_timeout)
+        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=options.name, visibility=visibility)
+        return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if options.fifo else traits
+
+    def policy(self, options: QueueOptions, settings: MappingSettings) -> Redeliver:
+        redrive = None if options.redrive is None else options.redrive.maximum_receive_count
+        return Redeliver.of(settings, redrive, options.release_failed_groups)
 
     async def open(self, options: QueueOptions, context: Context) -> Source:
         from connectors.local.queue import QueueSource
 
         self.traits(options)
-        return await QueueSource.open(options, context)
+        return await QueueSource.open(options, context, self.policy(options, context.mapping))
 
     async def probe(self, options: QueueOptions, context: Context, timeout: float) -> list[Finding]:
         from connectors.local.queue import probe
@@ -139,22 +143,18 @@ class StreamConnector:
         problems.name("name", options.name)
         problems.number("shards", options.shards, 1, 1000)
         problems.duration("retention", options.retention, 60.0, 365 * _DAY, "1m to 365d")
-        at, given = options.starting_position == "AT_TIMESTAMP", options.starting_position_timestamp
-        if at is (given is None):
-            problems.found.append('starting_position_timestamp belongs to starting_position = "AT_TIMESTAMP": give both, or neither')
-        elif given is not None:
-            try:
-                epoch(given)
-            except ValueError:
-                problems.found.append(f"starting_position_timestamp = {given!r} is no time; write ISO 8601 such as '2026-01-31T08:00:00Z'")
+        problems.found += contradictions(options.starting_position, options.starting_position_timestamp)
         problems.check()
-        return Traits("stream", 100)
+        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=options.name)
+
+    def policy(self, options: StreamOptions, settings: MappingSettings) -> Block:
+        return Block.of(settings, "cut", duration(options.retention))
 
     async def open(self, options: StreamOptions, context: Context) -> Source:
         from connectors.local.stream import open_stream
 
         self.traits(options)
-        return await open_stream(options, context)
+        return await open_stream(options, context, self.policy(options, context.mapping))
 
     async def probe(self, options: StreamOptions, context: Context, timeout: float) -> list[Finding]:  # noqa: ARG002 (the protocol's)
         from connectors.local.stream import probe

@@ -6,17 +6,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from connectors.local import StreamOptions, epoch, records
+from connectors.local import StreamOptions, records
 from connectors.local.database import Database
 from connectors.local.feed import ensure_stream, topic
 from connectors.local.format import EntryFormat
 from connectors.local.records import Stream, shard_name
+from connectors.starting import origin
 from poller.errors import NotConnected, SourceError
 from poller.model import Record
 from poller.ordered import OrderedSource
 from poller.policy import Block
 from poller.progress import ORIGIN
-from poller.settings import Context, FailureSettings, Finding
+from poller.settings import Context, Finding
 from poller.units import show_duration
 
 log = logging.getLogger("poller.local")
@@ -115,27 +116,12 @@ class StreamShards:
             await asyncio.sleep(0 if trimmed else TRIM_SECONDS)
 
 
-def block(failure: FailureSettings, retention: float) -> Block:
-    """The policy of a stream."""
-    return Block(
-        maximum_retry_attempts=failure.maximum_retry_attempts,
-        maximum_record_age=failure.maximum_record_age,
-        bisect=failure.bisect,
-        backoff=failure.backoff,
-        partial="cut",
-        retention=retention,
-    )
-
-
 def starting_point(options: StreamOptions, now: float) -> str:
-    """`Progress.origin`. LATEST is the moment of opening, so that what comes before the first save is not lost."""
-    if options.starting_position == "TRIM_HORIZON":
-        return "TRIM_HORIZON"
-    given = options.starting_position_timestamp
-    moment = now if given is None else epoch(given)
-    if moment > now:
-        raise SourceError(f"local stream {options.name!r}: starting_position_timestamp {given!r} is in the future")
-    return f"AT_TIMESTAMP {moment!r}"
+    """`Progress.origin`. Raises SourceError for a time in the future."""
+    try:
+        return origin(options.starting_position, options.starting_position_timestamp, now)
+    except ValueError as error:
+        raise SourceError(f"local stream {options.name!r}: {error}") from None
 
 
 async def ensure(database: Database, options: StreamOptions) -> Stream:
@@ -143,9 +129,9 @@ async def ensure(database: Database, options: StreamOptions) -> Stream:
     return await database.write(lambda connection: ensure_stream(connection, options))
 
 
-async def open_stream(options: StreamOptions, context: Context) -> OrderedSource:
+async def open_stream(options: StreamOptions, context: Context, policy: Block) -> OrderedSource:
     """See `Connector.open`."""
-    origin = starting_point(options, context.clock())
+    start = starting_point(options, context.clock())
     database = await Database.acquire(context.state)
     try:
         stream = await ensure(database, options)
@@ -156,9 +142,9 @@ async def open_stream(options: StreamOptions, context: Context) -> OrderedSource
         context,
         identity=f"local-stream:{database.identity}:{options.name}",
         format=EntryFormat(options.name),
-        policy=block(context.mapping.failure, stream.retention),
+        policy=policy,
         shards=StreamShards(database, stream, context.clock),
-        origin=origin,
+        origin=start,
     )
 
 

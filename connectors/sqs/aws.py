@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioCredentialResolver, AioDeferredRefreshableCredentials
-from aiobotocore.session import AioSession
 from botocore import exceptions
 
+from connectors.credentials import NO_CREDENTIALS, session_for
 from connectors.sqs.client import Message, Refusal
 from poller.errors import NotConnected, SourceError
 
@@ -25,18 +24,6 @@ _FORBIDDEN = {
 }  # fmt: skip
 _IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress"}
 
-_NO_CREDENTIALS = (
-    exceptions.NoCredentialsError,
-    exceptions.PartialCredentialsError,
-    exceptions.CredentialRetrievalError,
-    exceptions.ProfileNotFound,
-    exceptions.ConfigParseError,
-    exceptions.NoAuthTokenError,
-    exceptions.TokenRetrievalError,
-    exceptions.SSOError,
-    exceptions.LoginError,
-    exceptions.InvalidConfigError,
-)
 _NO_PLACE = (
     exceptions.NoRegionError,
     exceptions.InvalidRegionError,
@@ -73,7 +60,7 @@ def _mapped(place: str) -> Iterator[None]:
         yield
     except exceptions.ClientError as error:
         raise _refused(error, place) from error
-    except _NO_CREDENTIALS as error:
+    except NO_CREDENTIALS as error:
         text = f"{place}: no usable credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` of the source"
         raise NotConnected(text, permanent=True) from error
     except _NO_PLACE as error:
@@ -109,9 +96,7 @@ class AwsClient:
     async def connect(self, region: str | None, profile: str | None, endpoint: str | None, role: str | None, connections: int) -> None:
         """Read the credentials' settings; SQS itself is not asked yet."""
         with _mapped(self._place):
-            session = AioSession(profile=profile)
-            if role is not None:
-                session = await _assuming(session, role, region)
+            session = await session_for(profile, role, region)
             config = AioConfig(
                 max_pool_connections=connections,
                 connect_timeout=5,
@@ -165,31 +150,3 @@ class AwsClient:
     async def aclose(self) -> None:
         await self._stack.aclose()
         self._sqs = None
-
-
-class _RoleProvider:
-    """Credentials of a role, got from STS when they are first used, and again before they expire."""
-
-    METHOD = "assume-role"
-    CANONICAL_NAME = None
-
-    def __init__(self, fetcher: AioAssumeRoleCredentialFetcher) -> None:
-        self._fetcher = fetcher
-
-    async def load(self) -> AioDeferredRefreshableCredentials:
-        return AioDeferredRefreshableCredentials(refresh_using=self._fetcher.fetch_credentials, method=self.METHOD)
-
-
-async def _assuming(base: AioSession, role: str, region: str | None) -> AioSession:
-    """A session whose credentials are those of `role`, assumed with the credentials of `base`."""
-    source = await base.get_credentials()
-    if source is None:
-        raise exceptions.NoCredentialsError
-
-    def create(service: str, **options: Any) -> Any:
-        return base.create_client(service, region_name=region, **options)
-
-    fetcher = AioAssumeRoleCredentialFetcher(create, source, role, extra_args={"RoleSessionName": "poller"})
-    session = AioSession()
-    session.register_component("credential_provider", AioCredentialResolver(providers=[_RoleProvider(fetcher)]))
-    return session

@@ -1,0 +1,64 @@
+"""The `kafka` connector: consumer groups of Apache Kafka, and of Amazon MSK. Vendor-free, so that `check` imports no vendor's library.
+
+A partition is one lane: ordered, keyed by the record's key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from connectors.kafka.options import FILTERABLE, KafkaOptions, problems, refused_by_aws
+from poller.errors import ConfigError
+from poller.policy import Block
+from poller.settings import Context, Finding, MappingSettings, Traits
+
+if TYPE_CHECKING:
+    from poller.protocols import Source
+
+AWS_BATCHING_WINDOW = 0.5
+"""What AWS gives a Kafka mapping that names no window: 500 ms (aws-esm: Parameters)."""
+
+
+ASSUMED = "how long the topics keep their records is known only when they are asked; assumed here: for ever"
+
+
+class KafkaConnector:
+    """Knows one kind of source: topics of Kafka, read as a member of a consumer group."""
+
+    options: type[msgspec.Struct] = KafkaOptions
+
+    def __repr__(self) -> str:
+        return "<KafkaConnector>"
+
+    def traits(self, options: KafkaOptions) -> Traits:
+        if found := problems(options):
+            raise ConfigError(found)
+        return Traits(
+            "stream",
+            default_batch_size=100,
+            default_batching_window=AWS_BATCHING_WINDOW,
+            filterable=FILTERABLE,
+            assumed=(ASSUMED,),
+            refused_by_aws=tuple(refused_by_aws(options)),
+            aws_parallelization_factor=1,
+        )
+
+    def policy(self, options: KafkaOptions, settings: MappingSettings) -> Block:
+        return Block.of(settings, options.partial)
+
+    async def open(self, options: KafkaOptions, context: Context) -> Source:
+        from connectors.kafka.source import open_source
+
+        self.traits(options)  # ConfigError now is better than a surprise of a broker later, for who builds options in code
+        return await open_source(options, context, self.policy(options, context.mapping))
+
+    async def probe(self, options: KafkaOptions, context: Context, timeout: float) -> list[Finding]:
+        from connectors.kafka.probe import probe
+
+        self.traits(options)
+        return await probe(options, context, timeout)
+
+
+connector = KafkaConnector()

@@ -1,0 +1,46 @@
+"""Where a stream is read from while there is no progress: the options that say so, shared by every connector of a stream.
+
+Vendor-free. A source keeps the answer as `Progress.origin`: "TRIM_HORIZON", or "AT_TIMESTAMP " and epoch seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+Position: TypeAlias = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
+
+
+def epoch(timestamp: str | float) -> float:
+    """Epoch seconds of a `starting_position_timestamp`; without a zone it is local time. Raises ValueError."""
+    if isinstance(timestamp, str):
+        try:
+            return float(timestamp)
+        except ValueError:
+            return datetime.fromisoformat(timestamp).timestamp()
+    return timestamp
+
+
+def contradictions(position: Position, timestamp: str | float | None) -> list[str]:
+    """What is wrong with the two options together, a sentence each."""
+    if (position == "AT_TIMESTAMP") is (timestamp is None):
+        return ['starting_position_timestamp belongs to starting_position = "AT_TIMESTAMP": give both, or neither']
+    if timestamp is not None:
+        try:
+            epoch(timestamp)
+        except ValueError:
+            return [f"starting_position_timestamp = {timestamp!r} is no time; write ISO 8601 such as '2026-01-31T08:00:00Z'"]
+    return []
+
+
+def origin(position: Position, timestamp: str | float | None, now: float) -> str:
+    """`Progress.origin`. LATEST is the moment of opening, so that what comes before the first save is not lost.
+
+    Raises ValueError, with a sentence for a person, for a time in the future (as AWS refuses it).
+    """
+    if position == "TRIM_HORIZON":
+        return "TRIM_HORIZON"
+    moment = now if timestamp is None else epoch(timestamp)
+    if moment > now:
+        raise ValueError(f"starting_position_timestamp {timestamp!r} is in the future")
+    return f"AT_TIMESTAMP {moment!r}"
