@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -13,12 +14,14 @@ from poller.model import Document, Identifier
 
 BYTES = 200
 KEYS = 1000
+SIZE = 200 + 2 * BYTES
 TIMESTAMP = 1763686800000
 _NO_HEADERS: list[Any] = []
+_SIZE = attrgetter("size")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """As a client gives it, Kafka's with its `size`."""
+    """As a client gives it, with its `size`: at most so many bytes of the event."""
 
     offset: int
     time: float
@@ -29,7 +32,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 def made(count: int, now: float) -> list[Record]:
     """`count` records, all of them new."""
-    return [Record(number, now, b"key-%d" % (number % KEYS), b"%0*d" % (BYTES, number), BYTES) for number in range(count)]
+    return [Record(number, now, b"key-%d" % (number % KEYS), b"%0*d" % (BYTES, number), SIZE) for number in range(count)]
 
 
 class RecordFacts:
@@ -47,7 +50,7 @@ class RecordFacts:
         return [record.time for record in self._records]
 
     def sizes(self) -> Sequence[int]:
-        return [200 + 2 * record.size for record in self._records]
+        return list(map(_SIZE, self._records))
 
     def keys(self) -> Sequence[bytes | None]:
         return [record.key for record in self._records]
@@ -97,7 +100,7 @@ class RecordFormat:
     def facts(self, records: Sequence[Record]) -> RecordFacts:
         return RecordFacts(records)
 
-    def documents(self, records: Sequence[Record]) -> Iterable[Document]:
+    def documents(self, records: Sequence[Record], keys: Collection[str]) -> Iterable[Document]:  # noqa: ARG002
         return self.event(records).mapping()["records"]["orders-0"]  # type: ignore[no-any-return]
 
     def event(self, records: Sequence[Record]) -> RecordEvent:

@@ -28,8 +28,7 @@ MAXIMUM_EVENT_BYTES = 6 * 1024 * 1024
 """The largest event in JSON, as Lambda's synchronous payload (aws-esm: Quotas): 6 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """The records of one invocation.
 
     `attempt` numbers the invocation to come, or running: 1 is the first; `attempt - 1` invocations of exactly these records have begun.
@@ -46,12 +45,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.records)
 
+    def but(self, **changes: Any) -> Batch:
+        """The same, with these fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
 
 # --- what a handler answers -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """The function returned; `payload` is its result as JSON text."""
 
     payload: bytes

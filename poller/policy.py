@@ -13,12 +13,12 @@ again. The laws, each tested with a counter-test in tests/unit/test_policy.py:
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, assert_never, cast
 
 from poller.model import Ack, Action, Batch, Busy, Discard, Done, Failure, Fault, Outcome, Partial, Reason, Record, Release, Retry
 from poller.protocols import Receipts
-from poller.settings import Backoff
+from poller.settings import Backoff, MappingSettings
 
 REPORTED = Fault("partial", "ReportedFailure", "the function named the record in batchItemFailures", unhandled=False)
 """The fault of records that a partial batch response names."""
@@ -26,15 +26,18 @@ REPORTED = Fault("partial", "ReportedFailure", "the function named the record in
 HELD_BACK = Fault("partial", "GroupFailed", "an earlier record of its group failed, and it was given back unjudged", unhandled=False)
 """The fault of records that are given back for the sake of their group's order."""
 
+SAFE_RECEIVE_COUNT = 10
+"""`defaults = "safe"`: where neither the mapping nor the queue has a limit, a message is given up after so many receives."""
+
 
 def _again(batch: Batch, fault: Fault) -> Batch:
     """The same records, next attempt."""
-    return replace(batch, attempt=batch.attempt + 1, cause="retry", fault=fault)
+    return batch.but(attempt=batch.attempt + 1, cause="retry", fault=fault)
 
 
 def _fresh(batch: Batch, records: Sequence[Record], fault: Fault | None) -> Batch:
     """Some of the records: a new batch with a count of its own (recorded on AWS: cases/README 2)."""
-    return replace(batch, records=records, attempt=1, cause="retry", fault=fault)
+    return batch.but(records=records, attempt=1, cause="retry", fault=fault)
 
 
 def _too_large(batch: Batch) -> tuple[None, tuple[Action, ...]]:
@@ -63,6 +66,12 @@ class Block:
         expiry = None if self.retention is None else max(self.retention - 600.0, self.retention * 0.9)
         limits = [limit for limit in (self.maximum_record_age, expiry) if limit is not None]
         object.__setattr__(self, "age_limit", min(limits, default=None))
+
+    @classmethod
+    def of(cls, settings: MappingSettings, partial: Literal["cut", "listed"], retention: float | None = None) -> Block:
+        """What the mapping's settings make of a stream whose retention, in seconds, is known, or None."""
+        failure = settings.failure
+        return cls(failure.maximum_retry_attempts, failure.maximum_record_age, failure.bisect, failure.backoff, partial, retention)
 
     def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
         if batch.cause == "oversize":
@@ -147,6 +156,7 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Redeliver:
     """Queues. `maximum_receive_count` is ours, `redrive_count` the queue's own limit (its redrive policy); None: no such limit.
+    `fallback` is ours where there would be neither.
 
     `backoff` None: a failed record waits for its visibility timeout, as on AWS. `groups`: after a partial failure, later records of a
     failed group are given back too (AWS deletes what is not reported, even out of the group's order).
@@ -157,17 +167,27 @@ class Redeliver:
     redrive_count: int | None
     backoff: Backoff | None
     groups: bool
+    fallback: int | None = None
+
+    @classmethod
+    def of(cls, settings: MappingSettings, redrive_count: int | None = None, groups: bool = False) -> Redeliver:
+        """What the mapping's settings make of a queue. One that is asked only later fills its limit in with `replace`."""
+        failure = settings.failure
+        backoff = failure.backoff if failure.backoff_set else None
+        return cls(failure.maximum_receive_count, redrive_count, backoff, groups, SAFE_RECEIVE_COUNT if settings.safe else None)
 
     @property
-    def _ours(self) -> int | None:
-        """Of two limits the lower acts, ours when equal."""
+    def limit(self) -> int | None:
+        """Our limit, where it is the one that acts: of two the lower does, ours when equal."""
         ours, queues = self.maximum_receive_count, self.redrive_count
-        return ours if ours is not None and (queues is None or ours <= queues) else None
+        if ours is None:
+            return self.fallback if queues is None else None
+        return ours if queues is None or ours <= queues else None
 
     def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:  # noqa: ARG002 (the protocol's)
         if batch.cause == "oversize":
             return _too_large(batch)
-        limit = self._ours
+        limit = self.limit
         if limit is None:
             return batch, ()
         receives = cast("Receipts", batch.format.facts(batch.records)).receives()
@@ -211,8 +231,9 @@ class Redeliver:
             # Given back, it is received once too often all the same: then the queue moves it.
             moved = self.redrive_count is not None and count >= self.redrive_count
             return ("copy, held back", count) if moved else ("release", delay)
-        if self._ours is not None:
-            return ("discard", count) if count >= self._ours else ("release", delay)
+        limit = self.limit
+        if limit is not None:
+            return ("discard", count) if count >= limit else ("release", delay)
         if self.redrive_count is not None and count >= self.redrive_count:
             return "copy", count
         return "release", delay

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
@@ -114,7 +113,7 @@ class StrandRunner:
         """What an earlier life left of a batch. If its last attempt's outcome died with its worker, that was a full failure."""
         if not span.running:
             return [(batch, self._loop.time() + max(0.0, span.not_before - self._work.clock()))]
-        batch = replace(batch, attempt=span.attempts)
+        batch = batch.but(attempt=span.attempts)
         return await self._apply(batch, self._decide(batch, LOST))
 
     # --- one attempt ------------------------------------------------------------------------------------------------------------
@@ -243,7 +242,7 @@ class StrandRunner:
                 keys = frozenset(batch.format.facts(action.records).keys())
                 later = self._lane.strands.recall(keys, batch.format)
                 if later:
-                    await self._lane.settle(replace(batch, records=later), (Release(later, action.delay),))
+                    await self._lane.settle(batch.but(records=later), (Release(later, action.delay),))
 
     async def _keep(self, failures: Sequence[Failure]) -> None:
         """Into the journal, durably."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
 import pytest
@@ -119,7 +119,7 @@ class Worker:
     async def fail(self, batch: Batch, delay: float = 0.0) -> Batch:
         """An attempt that fails; returns the next one."""
         await self.begin(batch)
-        following = replace(batch, attempt=batch.attempt + 1, cause="retry", fault=FAULT)
+        following = batch.but(attempt=batch.attempt + 1, cause="retry", fault=FAULT)
         await self.settle(batch, Retry(following, delay))
         return following
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from poller.model import Ack, Action, Batch, Busy, Discard, Fault, Outcome, Record, Retry, Span
@@ -157,7 +157,7 @@ class World:
         if span is not None and span.running:
             # Its worker died with it: that was a full failure.
             work.stack.clear()
-            batch = replace(batch, attempt=span.attempts)
+            batch = batch.but(attempt=span.attempts)
             self.apply(work, batch, self.lane.policy.decide(batch, LOST, self.now, 0.5))
 
     def begin(self, which: int, fate: Fate) -> None:

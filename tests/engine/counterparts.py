@@ -1,171 +1,70 @@
-"""Worlds for the simulator with one part exchanged: for a broken one, which it must find out, or a harsher fault, which it must bear."""
+"""Worlds for the simulator with one part exchanged for a broken one, which it must find out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from random import Random
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal
 
 from poller.lane_runner import LaneRunner
-from poller.mapping import MappingRunner
-from poller.metrics import MappingCounters
 from poller.model import Ack, Action, Batch, Busy, Failure, Fault, Fetched, Lease, Outcome, Partial, Record, Retry
-from poller.ordered import OrderedLane, OrderedSource
+from poller.ordered import OrderedLane, OrderedSource, Reader
 from poller.policy import Block, Redeliver
-from poller.progress import ORIGIN, Progress, Tracker
-from poller.protocols import Facts, Lane, Policy, Source
+from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
+from poller.protocols import Facts, Format, Lane, Policy, Source
 from poller.settings import Context
 from poller.stores.memory import MemoryCheckpoints, MemoryStore
 from poller.strand_runner import StrandRunner
-from poller.strands import Strand, Strands
+from poller.strands import Assign, Strand, Strands
 from poller.testing.clock import run_virtually
-from poller.testing.fakes import FORMAT, FakeQueueLane, FakeQueueSource, FakeShards, Gate
+from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeQueueSource, FakeShards, Gate
 from poller.testing.faults import Line
-from poller.testing.lives import Life
 from poller.testing.scenario import Scenario
 from poller.testing.simulator import Report, World
+from poller.work import Work
 
-T = TypeVar("T")
 
-
-@dataclass
 class Rigged(World):
-    """A world in which some parts are of another class, and which counts what the engine counts, too."""
+    """A world in which some part is of another class."""
 
     lane: ClassVar[type[OrderedLane]] = OrderedLane
     queue_lane: ClassVar[type[FakeQueueLane]] = FakeQueueLane
-    tracker: ClassVar[type[Tracker]] = Tracker
-    strands: ClassVar[type[Strands]] = Strands
-    mapping: ClassVar[type[MappingRunner]] = MappingRunner
-    line: ClassVar[type[Line]] = Line
-    answers: ClassVar[Literal["full", "partial", "mixed"] | None] = None
+    runner: ClassVar[type[LaneRunner]] = LaneRunner
     checkpoints: ClassVar[type[MemoryCheckpoints]] = MemoryCheckpoints
-
-    counters: list[MappingCounters] = field(default_factory=list)
+    answers: ClassVar[Literal["full", "partial", "mixed"] | None] = None
 
     def policy(self, drawn: Policy) -> Policy:
         return drawn
 
-    def start(self) -> Life:
-        life = super().start()
-        life.line.__class__ = self.line
-        life.runner.__class__ = self.mapping
-        self.counters.append(life.runner.work.counters)
-        return life
+    def lane_runner(self, lane: Lane, work: Work) -> LaneRunner:
+        return self.runner(lane, work)
 
     def _source(self, context: Context, gate: Gate, line: Line) -> Source:
-        scenario = self.scenario
-        if scenario.kind == "stream":
-            shards = FakeShards(self.stream, gate, line.fault)
-            policy = self.policy(scenario.policy)
-            return _Shards(self, context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin="TRIM_HORIZON")
-        source = _Queue(self, gate, line)
-        source.policy = cast("Redeliver", self.policy(source.policy))
-        return source
-
-    async def run(self) -> Report:
-        report = await super().run()
-        for counters in self.counters:
-            report.counts["batch split"] += counters.splits
-            report.counts["lane lost"] += counters.lost_lanes
-            report.counts["store waited for"] += counters.save_errors
-        report.counts["redriven"] = len(self.queue.dead)
-        return report
+        policy = self.policy(self.scenario.policy)
+        if isinstance(policy, Redeliver):
+            return FakeQueueSource(self.queue, policy, self.scenario.settings.width, gate, line.fault, self.queue_lane)
+        shards = FakeShards(self.stream, gate, line.fault)
+        return OrderedSource(context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin="TRIM_HORIZON", lane=self.lane)
 
 
-class _Shards(OrderedSource):
-    """Its lanes, their trackers and strands are of the world's classes."""
-
-    def __init__(self, world: Rigged, context: Context, **more: Any) -> None:
-        super().__init__(context, **more)
-        self._world = world
-
-    async def _open(self, name: str) -> OrderedLane | None:
-        lane = await super()._open(name)
-        if lane is not None:
-            lane.__class__ = self._world.lane
-            lane.tracker.__class__ = self._world.tracker
-            lane.strands.__class__ = self._world.strands
-            lane.world = self._world  # type: ignore[attr-defined]
-        return lane
+def harsh(scenario: Scenario) -> Scenario:
+    """The same with poison records, and with every fault that there is."""
+    return replace(scenario, poison=0.1, faults=0.15, late=0.15, stumbles=0.05)
 
 
-class _Queue(FakeQueueSource):
-    """The same for a queue."""
-
-    def __init__(self, world: Rigged, gate: Gate, line: Line) -> None:
-        policy, width = world.scenario.policy, world.scenario.settings.width
-        assert isinstance(policy, Redeliver)
-        super().__init__(world.queue, policy, width, gate, line.fault)
-        self._world = world
-
-    async def lanes(self) -> AsyncIterator[Lane]:
-        async for lane in super().lanes():
-            lane.__class__ = self._world.queue_lane
-            lane.strands.__class__ = self._world.strands
-            yield lane
-
-
-def play(world: type[Rigged], seed: int, harsh: bool = False) -> Report:
-    """As `simulate`, in this world. `harsh`: whatever was drawn, there are poison records, and calls of the store meet faults."""
+def play(world: type[Rigged], seed: int) -> Report:
+    """As `simulate`, in this world, and harsh."""
     random = Random(seed)
-    scenario = Scenario.draw(random)
-    if harsh:
-        scenario = replace(scenario, poison=0.1, faults=0.15, answers=world.answers or scenario.answers)
+    scenario = harsh(Scenario.draw(random))
     store = MemoryStore()
     store.checkpoints = world.checkpoints(store.leases)
-    return run_virtually(world(seed, random, scenario, store).run())
+    return run_virtually(world(seed, random, replace(scenario, answers=world.answers or scenario.answers), store).run())
 
 
 def kind_of(seed: int) -> str:
     return Scenario.draw(Random(seed)).kind
-
-
-# --- harsher faults ---------------------------------------------------------------------------------------------------------------------
-
-
-class LateLine(Line):
-    """A save may be long on its way, and arrives even if its sender has crashed meanwhile."""
-
-    __slots__ = ()
-
-    async def call(self, what: str, operation: Callable[[], Awaitable[T]]) -> T:
-        if what != "save" or self.random.random() >= self.rate:
-            return await super().call(what, operation)
-        self.gate.check()
-        self.counts["save arrived late"] += 1
-        arriving = asyncio.ensure_future(self._arrive(operation))
-        arriving.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear of it
-        result = await asyncio.shield(arriving)
-        self.gate.check()
-        return result
-
-    async def _arrive(self, operation: Callable[[], Awaitable[T]]) -> T:
-        await asyncio.sleep(self.random.uniform(0.5, 20.0))
-        return await operation()
-
-
-class Late(Rigged):
-    line = LateLine
-
-
-class Stumbling(OrderedLane):
-    """Raises what no contract allows, between a fetch and the strands, now and then."""
-
-    world: Rigged
-
-    async def fetch(self, limit: int) -> Fetched:
-        fetched = await super().fetch(limit)
-        if (fetched.records or fetched.resumed) and not self.world.calm and self.world.random.random() < 0.05:
-            self.world.count("lane stumbled")
-            raise RuntimeError("between a fetch and its strands")
-        return fetched
-
-
-class Unsteady(Rigged):
-    lane = Stumbling
 
 
 # --- broken parts -----------------------------------------------------------------------------------------------------------------------
@@ -198,7 +97,7 @@ class CarelessBlock(Block):
         if isinstance(outcome, Partial) and self.partial == "cut":
             failed = [batch.records[i] for i in outcome.indices]
             good = [record for i, record in enumerate(batch.records) if i not in outcome.indices]
-            return Ack(good), Retry(replace(batch, records=failed, attempt=1))
+            return Ack(good), Retry(batch.but(records=failed, attempt=1))
         return super().decide(batch, outcome, now, dice)
 
 
@@ -211,7 +110,7 @@ class UncountingBlock(Block):
         actions = super().decide(batch, outcome, now, dice)
         if isinstance(outcome, Busy):
             return actions
-        return tuple(replace(a, batch=replace(a.batch, attempt=1)) if isinstance(a, Retry) else a for a in actions)
+        return tuple(replace(a, batch=a.batch.but(attempt=1)) if isinstance(a, Retry) else a for a in actions)
 
 
 def _changed(drawn: Policy, block: type[Block], redeliver: type[Redeliver] = Redeliver) -> Policy:
@@ -265,19 +164,43 @@ class Spanless(Tracker):
         return replace(super().snapshot(heads, closed), spans=())
 
 
+class Refitted(OrderedLane):
+    """A lane with another tracker, or other strands."""
+
+    tracker_type: ClassVar[type[Tracker]] = Tracker
+    strands_type: ClassVar[type[Strands]] = Strands
+
+    def __init__(self, context: Context, lease: Lease, reader: Reader, format: Format, progress: Progress, trusted_until: float) -> None:
+        super().__init__(context, lease, reader, format, progress, trusted_until)
+        self.tracker = self.tracker_type(self.tracker.earlier, doubt_limit(context.mapping.batching.size))
+        self.strands = self.strands_type(self.strands.width, "hash")
+
+
+class ForwardLane(Refitted):
+    tracker_type = FrontierTracker
+
+
+class ConfidentLane(Refitted):
+    tracker_type = Confident
+
+
+class SpanlessLane(Refitted):
+    tracker_type = Spanless
+
+
 class Forward(Rigged):
-    tracker = FrontierTracker
+    lane = ForwardLane
 
 
 class Sure(Rigged):
-    tracker = Confident
+    lane = ConfidentLane
 
 
 class Amnesiac(Rigged):
-    tracker = Spanless
+    lane = SpanlessLane
 
 
-class TidyLane(Stumbling):
+class TidyLane(OrderedLane):
     """Saves even when its runner failed, and takes what it handed out for arrived."""
 
     def _accept(self) -> None:
@@ -304,10 +227,8 @@ class HastyLane(OrderedLane):
     async def fetch(self, limit: int) -> Fetched:
         if self.outgrown:
             self.outgrown = False
-            earlier, strands = self.tracker.earlier, type(self.strands)
-            self.strands.__class__ = Strands
-            self.strands.__init__(self._context.mapping.width, "hash")  # type: ignore[misc]
-            self.strands.__class__ = strands
+            earlier = self.tracker.earlier
+            Strands.__init__(self.strands, self._context.mapping.width, "hash")  # the same one: its runner holds it
             self.tracker.earlier = Progress(earlier.origin, self.strands.width, earlier.checkpoint)
             self.tracker.spans.clear()
             self.tracker._positions.clear()
@@ -343,36 +264,23 @@ class GrabbingStrand(StrandRunner):
 
 
 class HastyRunner(LaneRunner):
-    strand: ClassVar[type[StrandRunner]] = HastyStrand
+    strand_type: ClassVar[type[StrandRunner]] = HastyStrand
 
     def _runner(self, strand: Strand) -> StrandRunner:
-        runner = super()._runner(strand)
-        runner.__class__ = self.strand
+        runner = self._runners[strand.number] = self.strand_type(strand, self.lane, self.work, self.signs, self._leave)
         return runner
 
 
 class GrabbingRunner(HastyRunner):
-    strand = GrabbingStrand
-
-
-class HastyMapping(MappingRunner):
-    runner: ClassVar[type[LaneRunner]] = HastyRunner
-
-    async def _run_lane(self, runner: LaneRunner) -> None:
-        runner.__class__ = self.runner
-        await super()._run_lane(runner)
-
-
-class GrabbingMapping(HastyMapping):
-    runner = GrabbingRunner
+    strand_type = GrabbingStrand
 
 
 class Unjournaled(Rigged):
-    mapping = HastyMapping
+    runner = HastyRunner
 
 
 class Grabbing(Rigged):
-    mapping = GrabbingMapping
+    runner = GrabbingRunner
 
 
 class ScatteredStrands(Strands):
@@ -400,12 +308,28 @@ class ShuffledStrands(Strands):
         strand.sizes[:0] = sizes
 
 
+class ScatteredLane(Refitted):
+    strands_type = ScatteredStrands
+
+
+class ScatteredQueueLane(FakeQueueLane):
+    def __init__(self, queue: FakeQueue, width: int, gate: Gate, fault: Callable[[str], Any] | None = None) -> None:
+        super().__init__(queue, width, gate, fault)
+        assign: Assign = "free" if queue.fifo else "any"
+        self.strands = ScatteredStrands(width, assign)
+
+
+class ShuffledLane(Refitted):
+    strands_type = ShuffledStrands
+
+
 class Scattered(Rigged):
-    strands = ScatteredStrands
+    lane = ScatteredLane
+    queue_lane = ScatteredQueueLane
 
 
 class Shuffled(Rigged):
-    strands = ShuffledStrands
+    lane = ShuffledLane
 
 
 class UnfencedCheckpoints(MemoryCheckpoints):
@@ -415,7 +339,7 @@ class UnfencedCheckpoints(MemoryCheckpoints):
         self._saved[lease.key] = progress
 
 
-class Unfenced(Late):
+class Unfenced(Rigged):
     checkpoints = UnfencedCheckpoints
 
 
@@ -440,7 +364,6 @@ class Counterpart:
     world: type[Rigged]
     kinds: frozenset[str]
     law: str
-    harsh: bool = True
 
     def __repr__(self) -> str:
         return f"{self.world.__name__}-{'-'.join(sorted(self.kinds))}"

@@ -27,6 +27,7 @@ from poller.testing.laws import (
     check_limit,
     check_named,
     check_waits,
+    limits_of,
     records_of,
     require,
     run_of_the_broker,
@@ -72,7 +73,7 @@ def law_1_covers_every_record_once(policy: Any) -> None:
     @laws(200)
     @given(drawn(policy), batches(), st.booleans())
     def screened(made: Any, batch: Batch, oversize: bool) -> None:
-        batch = replace(batch, cause="oversize" if oversize and len(batch) == 1 else "size")
+        batch = batch.but(cause="oversize" if oversize and len(batch) == 1 else "size")
         rest, actions = made.screen(batch, NOW)
         check_coverage(batch, (*actions, *(() if rest is None else (Retry(rest),))))
 
@@ -126,7 +127,7 @@ def law_3_comes_to_an_end(policy: Any) -> None:
     def holds(made: Any, batch: Batch, choices: list[int]) -> None:
         if isinstance(made, Redeliver):
             invoked: Counter[Any] = run_of_the_broker(made, batch, arbitrary(choices), made.redrive_count)[0]
-            bound = min(limit for limit in (made.maximum_receive_count, made.redrive_count) if limit is not None)
+            bound = min(limit for limit in limits_of(made) if limit is not None)
         else:
             assert isinstance(made, Block) and made.maximum_retry_attempts is not None
             invoked = run_to_the_end(made, batch, arbitrary(choices), lambda: NOW)
@@ -145,7 +146,7 @@ def law_3_poison(policy: Any) -> None:
     @laws(200)
     @given(
         drawn(policy, finite=True),
-        batches(40, attempts=1).map(lambda batch: replace(batch, records=[record._replace(arrival=NOW) for record in batch.records])),
+        batches(40, attempts=1).map(lambda batch: batch.but(records=[record._replace(arrival=NOW) for record in batch.records])),
         st.integers(0, 39),
         st.booleans(),
     )
@@ -286,7 +287,7 @@ def law_of_screening(policy: Any) -> None:
 def over(policy: Block | Redeliver, batch: Batch, record: FakeRecord) -> bool:
     """Whether a record must not be tried once more. A source drops its oldest first: nothing is about to go behind a young head."""
     if isinstance(policy, Redeliver):
-        ours, queues = policy.maximum_receive_count, policy.redrive_count
+        ours, queues = limits_of(policy)
         return ours is not None and (queues is None or ours <= queues) and record.receives > ours
     expiry = policy.retention and max(policy.retention - 600, policy.retention * 0.9)
     limits = [limit for limit in (policy.maximum_record_age, expiry) if limit is not None]
@@ -390,7 +391,7 @@ class Slicing(Block):
         actions = Block._failed(self, batch, fault, dice)
         if len(actions) < 2:
             return actions
-        first, rest = (replace(batch, records=records, attempt=1) for records in (batch.records[:1], batch.records[1:]))
+        first, rest = (batch.but(records=records, attempt=1) for records in (batch.records[:1], batch.records[1:]))
         return Retry(first), Retry(rest)
 
 
@@ -416,7 +417,7 @@ class Charging(Block):
 
     def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:
         if isinstance(outcome, Busy):
-            return (Retry(replace(batch, attempt=batch.attempt + 1), outcome.after),)
+            return (Retry(batch.but(attempt=batch.attempt + 1), outcome.after),)
         return Block.decide(self, batch, outcome, now, dice)
 
 
@@ -461,7 +462,7 @@ class Counting(Block):
 
     def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
         rest, actions = Block.screen(self, batch, now)
-        return (None if rest is None else replace(rest, attempt=batch.attempt)), actions
+        return (None if rest is None else rest.but(attempt=batch.attempt)), actions
 
 
 class Forgiving(Redeliver):
@@ -482,8 +483,16 @@ class Strict(Redeliver):
     """Of two limits lets its own act, whichever is lower."""
 
     @property
-    def _ours(self) -> int | None:
+    def limit(self) -> int | None:
         return self.maximum_receive_count
+
+
+class Timid(Redeliver):
+    """Falls back although the queue has a limit of its own."""
+
+    @property
+    def limit(self) -> int | None:
+        return super().limit if self.fallback is None else self.fallback
 
 
 class Secretive(Redeliver):
@@ -497,7 +506,7 @@ class Blocking(Redeliver):
     """Retries by itself."""
 
     def _failed(self, batch: Batch, failed: frozenset[int], fault: Fault, dice: float) -> tuple[Action, ...]:
-        return (Retry(replace(batch, attempt=batch.attempt + 1)),)
+        return (Retry(batch.but(attempt=batch.attempt + 1)),)
 
 
 class Careless(Redeliver):
@@ -549,6 +558,7 @@ class Unscreened(Redeliver):
         (law_5_discards_at_the_limit, Releasing),
         (law_5_discards_at_the_limit, Forgiving),
         (law_5_discards_at_the_limit, Strict),
+        (law_5_discards_at_the_limit, Timid),
         (law_5_discards_at_the_limit, Secretive),
         (law_5_discards_at_the_limit, Blocking),
         (law_5_copies_what_the_queue_moves, Secretive),
@@ -686,7 +696,7 @@ def test_what_is_too_old(policy: Block, batch: Batch, expected: list[str], left:
 
 @pytest.mark.parametrize("policy", [block(), Redeliver(None, None, None, False)], ids=["stream", "queue"])
 def test_what_no_event_can_hold_is_kept_without_a_try(policy: Block | Redeliver) -> None:
-    rest, actions = policy.screen(replace(batch(A), cause="oversize"), NOW)
+    rest, actions = policy.screen(batch(A).but(cause="oversize"), NOW)
     assert rest is None
     assert shown(actions) == ["discard a x0 MaximumPayloadSizeExceeded"]
 
@@ -741,13 +751,10 @@ WANTED = {
 }
 
 
-def test_the_laws_came_across_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_laws_came_across_every_kind(tell: Callable[[str], None]) -> None:
     if REACHED["Block: runs to the end"] == 0 or REACHED["Redeliver: groups"] == 0:
         pytest.skip("the laws did not run")
-    with capsys.disabled():
-        print(
-            "\npolicies: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items()) if what.startswith(("Block:", "Redel")))
-        )
+    tell("policies: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items()) if what.startswith(("Block:", "Redel"))))
     for kind, words in WANTED.items():
         first, *others = words.split("|")
         assert [word for word in (*first.split(), *others) if not REACHED[f"{kind}: {word}"]] == []

@@ -290,7 +290,7 @@ class Resetting(Tracker):
     """Counts a retry from the start."""
 
     def settle(self, batch: Batch, actions: Sequence[Action], tokens: Sequence[int] | None, now: float) -> None:
-        again = [replace(action, batch=replace(action.batch, attempt=1)) if isinstance(action, Retry) else action for action in actions]
+        again = [replace(action, batch=action.batch.but(attempt=1)) if isinstance(action, Retry) else action for action in actions]
         Tracker.settle(self, batch, again, tokens, now)
 
 
@@ -385,7 +385,7 @@ def settled(tracker: Tracker, batch: Batch, *actions: Action) -> None:
 
 
 def retry(batch: Batch, *places: int, attempt: int = 1, delay: float = 0.0) -> Retry:
-    return Retry(replace(batch, records=[batch.records[place] for place in places], attempt=attempt), delay)
+    return Retry(batch.but(records=[batch.records[place] for place in places], attempt=attempt), delay)
 
 
 def running(frontier: int = 10) -> Tracker:
@@ -572,11 +572,10 @@ def test_what_lay_behind_a_span_stays_done_until_it_is_passed(gone: bool) -> Non
     assert read_again(again, 8, 4, 5, 7) == ([7], [])
 
 
-def test_the_worlds_reached_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_worlds_reached_everything(tell: Callable[[str], None]) -> None:
     if not REACHED:
         pytest.skip("the laws did not run")
-    with capsys.disabled():
-        print("\nprogress: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items())))
+    tell("progress: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items())))
     wanted = """crash|crash while running|close|close while running|read again|read over a gap|span resumed|span resumed, running|too old
         save before attempt 1|save before attempt 2+|begun uncounted|busy|done|fault|partial|discard|split|slow save
         save refused|save unanswered|save crash before|save crash after"""
