@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from math import inf
 
 import orjson
 
@@ -30,7 +31,7 @@ def entry(failure: Failure, format: Format, *, mapping: str, source: str, lane: 
     facts, event, names = format.facts(records), format.event(records), format.names(records)
     head, parts, tail = event.parts()
     kept = tuple(
-        KeptRecord(name, None if key is None else key.decode(errors="replace"), arrival, bytes(part))
+        KeptRecord(name, None if key is None else key.decode(errors="replace"), arrival if arrival < inf else now, bytes(part))
         for name, key, arrival, part in zip(names, facts.keys(), facts.arrivals(), parts, strict=True)
     )
     return Entry(

@@ -157,6 +157,11 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         self.trusted_until = time.monotonic() + self._session
         self._taken(self.assigned)
 
+    def partitions(self) -> dict[str, list[TopicPartition]]:
+        """All there are of each topic, as of the last look: none where a topic does not exist any more."""
+        found = {topic: self._cluster.partitions_for_topic(topic) or () for topic in self._subscription.topics}
+        return {topic: [TopicPartition(topic, number) for number in sorted(numbers)] for topic, numbers in found.items()}
+
     # --- offsets ----------------------------------------------------------------------------------------------------------------
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Committed:
@@ -208,7 +213,7 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         return StoreUnavailable(f"the offset of {place} is not committed in group {self.group_id!r}: {error.__name__}")
 
     async def aclose(self) -> None:
-        """Leave the group (a static member does not: its partitions wait for it until the session timeout). Tolerated twice."""
+        """Leave the group, and disconnect; a static member does not leave: its partitions wait for it. Tolerated twice."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.close()
@@ -216,3 +221,4 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
             # It waits for others to join, or for a broker that is gone; the broker throws us out by itself.
             self._coordination_task.cancel()
             await asyncio.gather(self._coordination_task, return_exceptions=True)
+        await self._client.close()

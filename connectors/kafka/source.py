@@ -16,7 +16,8 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
@@ -31,7 +32,7 @@ from connectors.kafka.options import KafkaOptions
 from connectors.kafka.reading import PartitionReader, Reading
 from connectors.kafka.refusals import place_of, refused
 from connectors.kafka.starts import Starts
-from connectors.kafka.topics import Cluster, describe
+from connectors.kafka.topics import describe
 from poller.errors import LaneLost, NotConnected, PollerError, StoreUnavailable
 from poller.model import LaneKey, Lease
 from poller.policy import Block
@@ -61,36 +62,29 @@ READER: dict[str, Any] = {
 """One request at a time goes to each broker: a partition with records waits for the long poll of the empty ones, so that is short."""
 
 
+Join: TypeAlias = Callable[[Callable[[], Awaitable[None]], Callable[[frozenset[TopicPartition]], None]], Membership]
+"""Joins the group; `Membership` says what its two arguments, `drain` and `taken`, are called for."""
+
+
 class KafkaSource:
     """See `open_source`."""
 
     def __init__(
-        self, options: KafkaOptions, context: Context, policy: Block, cluster: Cluster, client: AIOKafkaClient, consumer: AIOKafkaConsumer
+        self, options: KafkaOptions, context: Context, policy: Block, cluster: str, reading: Reading, starts: Starts, join: Join
     ) -> None:
-        group = options.group_of(context.mapping.id)
-        self.identity = f"kafka:{cluster.id}/{','.join(sorted(options.names))}/{group}"
+        self.identity = f"kafka:{cluster}/{','.join(sorted(options.names))}/{options.group_of(context.mapping.id)}"
         self.format = KafkaFormat(",".join(options.bootstrap_servers))
         self.policy = policy
-        self.starts = Starts(consumer, options, context.mapping.width, cluster.partitions)
         self._options = options
         self._drain_limit = duration(options.drain_limit)
-        self._client = client
-        self._reading = Reading(consumer)
+        self._reading = reading
+        self._starts = starts
         self._lanes: dict[TopicPartition, KafkaLane] = {}
         self._opened: deque[KafkaLane] = deque()
         self._restarts: dict[TopicPartition, int] = {}
         self._settling: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._membership = Membership(
-            client,
-            group,
-            options.names,
-            instance=options.group_instance_id,
-            session_timeout=duration(options.session_timeout),
-            drain_limit=self._drain_limit,
-            drain=self._drain,
-            taken=self._taken,
-        )
+        self._membership = join(self._drain, self._taken)
         self._commits = Commits(self._membership)
         self._context = replace(context, checkpoint_interval=min(CHECKPOINT_SECONDS, context.checkpoint_interval))
 
@@ -121,7 +115,6 @@ class KafkaSource:
         await self._commits.aclose()
         await self._membership.aclose()
         await self._reading.aclose()
-        await self._client.close()
 
     def _look(self) -> None:
         """Raises NotConnected for what the group has run into, and what only opening everything anew can mend."""
@@ -129,7 +122,7 @@ class KafkaSource:
             self._membership.check_errors()
         except kafka.KafkaError as error:
             raise refused(error, f"group {self._membership.group_id!r}", self._options) from error
-        gone = [topic for topic in self._options.names if not self._client.cluster.partitions_for_topic(topic)]
+        gone = [topic for topic, partitions in self._membership.partitions().items() if not partitions]
         if gone and self._membership.steady:
             raise NotConnected(f"topic {gone[0]!r} does not exist any more (or this login may not see it)", permanent=True)
 
@@ -143,8 +136,8 @@ class KafkaSource:
             return
         epoch = self._membership.epoch
         try:
-            committed = await self._membership.committed(self._every())
-            starts = await self.starts.of(wanted, committed)
+            committed = await self._membership.committed(chain.from_iterable(self._membership.partitions().values()))
+            starts = await self._starts.of(wanted, committed)
         except kafka.KafkaError as error:
             raise refused(error, f"group {self._membership.group_id!r}", self._options) from error
         if self._membership.epoch != epoch:
@@ -152,10 +145,6 @@ class KafkaSource:
         lanes = [self._made(partition, progress) for partition, progress in starts.items()]
         # One commit for all: each lane's first save says that from now on attempts may begin uncounted.
         await asyncio.gather(*map(self._open_lane, lanes))
-
-    def _every(self) -> list[TopicPartition]:
-        cluster = self._client.cluster
-        return [TopicPartition(topic, number) for topic in self._options.names for number in cluster.partitions_for_topic(topic) or ()]
 
     def _made(self, partition: TopicPartition, progress: Progress) -> KafkaLane:
         """Known at once, so that a rebalance that comes while it opens finds it."""
@@ -184,7 +173,7 @@ class KafkaSource:
         """A partition has no such offset: retention has passed it, or it was cut off or made anew. Raises LaneLost, NotConnected."""
         name = lane_name(partition)
         try:
-            start, horizon = await self.starts.elsewhere(partition)
+            start, horizon = await self._starts.elsewhere(partition)
         except kafka.KafkaError as error:
             raise refused(error, name) from error
         if position < horizon:
@@ -267,13 +256,26 @@ async def open_source(options: KafkaOptions, context: Context, policy: Block) ->
         cluster = await describe(client, options.names)
         await client.set_topics(options.names)
         await consumer.start()
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it reports each try of what is tried for ever; what matters, we say
-        source = KafkaSource(options, context, policy, cluster, client, consumer)
-        await source.starts.note()
+        starts = Starts(consumer, options, context.mapping.width, cluster.partitions)
+        await starts.note()
     except BaseException as error:
         await consumer.stop()
         await client.close()
         if isinstance(error, kafka.KafkaError):
             raise refused(error, place_of(options), options) from error
         raise
-    return source
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it reports each try of what is tried for ever; what matters, we say
+
+    def join(drain: Callable[[], Awaitable[None]], taken: Callable[[frozenset[TopicPartition]], None]) -> Membership:
+        return Membership(
+            client,
+            options.group_of(context.mapping.id),
+            options.names,
+            instance=options.group_instance_id,
+            session_timeout=duration(options.session_timeout),
+            drain_limit=duration(options.drain_limit),
+            drain=drain,
+            taken=taken,
+        )
+
+    return KafkaSource(options, context, policy, cluster.id, Reading(consumer), starts, join)
