@@ -24,6 +24,7 @@ SUMMARIES = {
     "failures": "Look at the failures that the journal keeps.",
     "replay": "Run kept failures again.",
     "explain": "Show the attempts that failing records would get.",
+    "filter": "Try a filter on an event.",
     "connectors": "List the installed kinds of sources and handlers.",
     "config": "Explain the configuration.",
 }
