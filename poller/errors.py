@@ -1,6 +1,6 @@
 """Our own errors, all of one base. What the user's function does wrong is never an exception here: it is a `Fault` (model.py).
 
-Three of them are control flow and carry no blame: `NotConnected`, `LaneEnded`, `LaneLost`.
+Four of them are control flow and carry no blame: `NotConnected`, `NotYet`, `LaneEnded`, `LaneLost`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,15 @@ class NotConnected(PollerError):
         super().__init__(message)
         self.retry_after = retry_after
         self.permanent = permanent
+
+
+class NotYet(PollerError):
+    """Raised by `begin` when an attempt must wait for others of its lane; nothing began. It is asked again after `after` seconds, and holds
+    no permit meanwhile: those it waits for may need one."""
+
+    def __init__(self, message: str, after: float) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class LaneEnded(PollerError):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
-from poller.errors import NotConnected, StoreUnavailable
+from poller.errors import NotConnected, NotYet, StoreUnavailable
 from poller.failure import entry
 from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Record, Release, Retry, Span
 from poller.outcome import interpret
@@ -134,6 +134,8 @@ class StrandRunner:
             except StoreUnavailable as error:
                 await self._insist(lambda: self._lane.begin(batch), error)
             outcome = await self._invoke(batch)
+        except NotYet as wait:
+            return [(batch, self._loop.time() + wait.after)]
         finally:
             work.function.permits.give()
         return await self._apply(batch, self._decide(batch, outcome))

@@ -10,7 +10,7 @@ from connectors.kafka.commits import Commits
 from connectors.kafka.membership import Membership
 from connectors.kafka.metadata import fitting, placed
 from connectors.kafka.reading import PartitionReader
-from poller.errors import NotConnected, StoreUnavailable
+from poller.errors import NotConnected, NotYet, StoreUnavailable
 from poller.model import Action, Batch, Fetched, Lease
 from poller.ordered import OrderedLane
 from poller.progress import Progress
@@ -19,6 +19,9 @@ from poller.settings import Context
 
 GATE_SECONDS = 15.0
 """After so long at the gate a lane says that it waits; then it goes on waiting."""
+
+ROOM_SECONDS = 0.25
+"""How often a strand without a place in the metadata asks again."""
 
 
 class KafkaLane(OrderedLane):
@@ -45,8 +48,11 @@ class KafkaLane(OrderedLane):
         self._membership = membership
         self._commits = commits
         self._gone = gone
-        self._saved: tuple[Progress, Progress] | None = None
+        self._saved = progress, progress  # who has a place in the metadata keeps it from life to life
         """The last that was to be saved: all of it, and what of it fits into the metadata."""
+        self._moves = 0
+        self._waiting: dict[int, int] = {}
+        """Strands that found no place in the metadata, and how much had been settled then."""
         self._moved = asyncio.Event()
         """Something was settled, or did not begin."""
         self.leaving.add_done_callback(lambda _: reader.hurry())
@@ -66,19 +72,21 @@ class KafkaLane(OrderedLane):
         try:
             if self.handed_over:
                 await self.reopen()
+            if self._waiting.get(batch.strand) == self._moves:
+                raise NotYet(f"{self.name}: no room in the commit's metadata for one more attempt", ROOM_SECONDS)
             await super().begin(batch)
-            while self._saved is not None and not placed(*self._saved, batch.strand):
-                # The metadata has no room for another attempt that is counted: it waits until some other strand needs none any more.
+            if not placed(*self._saved, batch.strand):
+                # One more attempt that must be counted, and no place to count it in: others must be done with theirs first.
                 self.tracker.withdraw(batch)
-                self._at_rest(batch.strand)
-                await self._room(batch)
-                await super().begin(batch)
+                self._waiting[batch.strand] = self._moves
+                raise NotYet(f"{self.name}: no room in the commit's metadata for one more attempt", ROOM_SECONDS)
         except BaseException:
             self._at_rest(batch.strand)
             raise
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
         await super().settle(batch, actions)
+        self._moves += 1
         self._at_rest(batch.strand)
 
     async def aclose(self, broken: bool = False) -> None:
@@ -118,20 +126,8 @@ class KafkaLane(OrderedLane):
 
     def _progress(self, closed: bool) -> Progress:
         progress = super()._progress(closed or self.handed_over)
-        self._saved = progress, fitting(progress, self._saved[1] if self._saved else None)
+        self._saved = progress, fitting(progress, self._saved[1])
         return self._saved[1]
-
-    async def _room(self, batch: Batch) -> None:
-        """Until something has moved, and the group is steady."""
-        self._moved.clear()
-        moved = asyncio.ensure_future(self._moved.wait())
-        try:
-            await asyncio.wait((moved, self.leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
-        if (not self._membership.steady and not await self._steady()) or self.leaving.done():
-            raise StoreUnavailable(f"{self.name}: no room in the commit's metadata for one more attempt")
-        self.running.add(batch.strand)
 
     def _at_rest(self, strand: int) -> None:
         self.running.discard(strand)

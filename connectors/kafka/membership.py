@@ -19,9 +19,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
@@ -29,9 +31,10 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest
 
-from poller.errors import StoreUnavailable
+from poller.errors import NotConnected, StoreUnavailable
 
 log = logging.getLogger("poller.kafka")
 
@@ -40,6 +43,9 @@ HEARTBEAT_SECONDS = 0.5
 
 JOIN_SECONDS = 10.0
 """On top of the drain, before the broker goes on without a member that has not joined again."""
+
+FENCED_SECONDS = 1.0
+"""How often it is looked whether our static name is free again."""
 
 COMMIT_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
@@ -81,10 +87,15 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         self._joined = asyncio.Event()
         self._settled = False
         self._gate = asyncio.Event()
+        self._out = asyncio.Event()
+        self._refusal: kafka.KafkaError | None = None
+        """What the last heartbeat was answered, if it was no answer that aiokafka can live with."""
+        self._fenced = False
+        self._was_member = False
         subscription = SubscriptionState()
         subscription.subscribe(set(topics), listener=self)
         # The assignor keeps what it last assigned in its class: without a class of its own, two groups in one process would mix.
-        assignor = type("Sticky", (StickyPartitionAssignor,), {})
+        self._assignor: Any = type("Sticky", (StickyPartitionAssignor,), {})
         super().__init__(
             client,
             subscription,
@@ -93,7 +104,7 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
             session_timeout_ms=int(session_timeout * 1000),
             heartbeat_interval_ms=int(min(HEARTBEAT_SECONDS, session_timeout / 10) * 1000),
             enable_auto_commit=False,
-            assignors=(assignor,),
+            assignors=(self._assignor,),
             max_poll_interval_ms=math.inf,  # liveness is ours to watch: nobody polls here
             rebalance_timeout_ms=int((drain_limit + JOIN_SECONDS) * 1000),
         )
@@ -132,7 +143,13 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
 
     async def _do_heartbeat(self) -> bool:
         sent = time.monotonic()
-        alive: bool = await super()._do_heartbeat()
+        try:
+            alive: bool = await super()._do_heartbeat()
+        except kafka.KafkaError as error:
+            # It would be the last one that aiokafka sends; so it is tried again, and `check_errors` says why.
+            self._refusal = error
+            return False
+        self._refusal = None
         if alive:
             self.trusted_until = sent + self._session
             if self._settled:
@@ -146,14 +163,80 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         self._settled = False
         self.epoch += 1
         if self._joined.is_set():
-            await self._drain()
+            await self._drained()
         self._joined.clear()
+
+    async def _drained(self) -> None:
+        """Or thrown out meanwhile: then nothing that could be saved would be taken, and to wait would only keep us from joining again."""
+        drain, out = asyncio.ensure_future(self._drain()), asyncio.ensure_future(self._out.wait())
+        try:
+            await asyncio.wait((drain, out), return_when=asyncio.FIRST_COMPLETED)
+            if drain.done():
+                drain.result()
+        finally:
+            drain.cancel()
+            out.cancel()
+            await asyncio.gather(drain, out, return_exceptions=True)
+
+    def reset_generation(self) -> None:
+        """Called when the group does not know us any more."""
+        super().reset_generation()
+        self._right, self._settled = None, False
+        self.epoch += 1
+        self._joined.clear()
+        self._out.set()
+
+    async def _do_rejoin_group(self, subscription: SubscriptionState) -> bool:
+        """Join, unless the static name that was ours is another's by now: to take it back would throw that one out, and so on for ever.
+
+        Of two with one name the one that came later stays, as with Kafka's own clients; a first join always takes it, for who has it
+        then is most often ourselves before a restart.
+        """
+        if self._group_instance_id is not None and self._was_member and not self.member_id:
+            try:
+                taken = await self._is_name_taken()
+            except kafka.KafkaError:
+                return False  # the coordinator is looked for, and asked again
+            if taken and not self._fenced:
+                self.assigned = frozenset()
+                self._taken(self.assigned)
+            self._fenced = taken
+            if taken:
+                await asyncio.wait((self._closing,), timeout=FENCED_SECONDS)
+                return False
+        try:
+            return bool(await super()._do_rejoin_group(subscription))
+        except kafka.KafkaError:
+            if self._group_instance_id is not None:
+                self.reset_generation()  # aiokafka has no word for FENCED_INSTANCE_ID: perhaps it was that
+            raise
+
+    async def _is_name_taken(self) -> bool:
+        """Static members' ids are their name and a UUID. Raises KafkaError."""
+        answer = await self._send_req(DescribeGroupsRequest([self.group_id]))
+        name = re.compile(re.escape(f"{self._group_instance_id}-") + r"[0-9a-zA-Z_-]{22,36}")
+        return any(name.fullmatch(member[0]) for group in answer.groups for member in group[5])
+
+    def check_errors(self) -> None:
+        """Raises KafkaError, NotConnected."""
+        super().check_errors()
+        if self._refusal is not None:
+            raise self._refusal
+        if self._fenced:
+            raise NotConnected(
+                f"another worker has taken the name {self._group_instance_id!r} in group {self.group_id!r}; give each daemon a "
+                "group_instance_id of its own, or none; waiting until it is free",
+                permanent=True,
+            )
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """No heartbeat is sent until this returns, so it only notes what is so."""
         self.assigned = frozenset(assigned)
         self.epoch += 1
-        self._right = self.generation, self.member_id
+        self._right, self._was_member = (self.generation, self.member_id), True
+        self._out.clear()
+        # aiokafka forgets to: without it, one that was thrown out and comes back has as good a claim as who got its partitions.
+        self._assignor.on_generation_assignment(self.generation)
         self.trusted_until = time.monotonic() + self._session
         self._taken(self.assigned)
 
@@ -210,7 +293,10 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
             return Rebalancing()
         if issubclass(error, _ELSEWHERE):
             self.coordinator_dead()
-        return StoreUnavailable(f"the offset of {place} is not committed in group {self.group_id!r}: {error.__name__}")
+        text = f"the offset of {place} is not committed in group {self.group_id!r}: {error.__name__}"
+        if issubclass(error, kafka.OffsetMetadataTooLargeError):
+            text += "; let the brokers' offset.metadata.max.bytes be 4096 (as by default) or more: progress rides in it"
+        return StoreUnavailable(text)
 
     async def aclose(self) -> None:
         """Leave the group, and disconnect; a static member does not leave: its partitions wait for it. Tolerated twice."""
@@ -221,4 +307,6 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
             # It waits for others to join, or for a broker that is gone; the broker throws us out by itself.
             self._coordination_task.cancel()
             await asyncio.gather(self._coordination_task, return_exceptions=True)
+            await self._stop_heartbeat_task()
+            await self._stop_commit_offsets_refresh_task()
         await self._client.close()

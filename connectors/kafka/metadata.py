@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from zlib import crc32
 
-from connectors.kafka.varints import Varints, put, zigzag
+from connectors.kafka.varints import Varints, put, size, zigzag
 from poller.model import Span
 from poller.progress import ORIGIN, UNSAVED_RECORDS, Progress
 
@@ -49,8 +49,8 @@ _COUNTS = 8
 _SLACK = 8
 """Bytes by which other bytes may grow where the checkpoint is moved back to an older span."""
 _CLOSED, _DROPPED, _DENSE, _CAREFUL = 1, 2, 4, 8
-_LONG = 1 << 20
-"""Tenths of a second, 29 hours: for the times of spans that lie so far apart their bytes are counted."""
+_FIXED = 3
+"""Bytes for the time of a span: it is taken to be 29 hours after the first."""
 _RUNNING, _LISTED = 1, 2
 
 
@@ -86,7 +86,7 @@ def dropped(progress: Progress) -> Progress:
 
 def fits(progress: Progress, limit: int = LIMIT, reserve: int = RESERVE) -> bool:
     """Whether there is a place for all its spans, and the reserve is left."""
-    return not progress.spans or _cost(progress.spans, progress) <= _room(progress, limit) - reserve
+    return not progress.spans or _cost(progress.spans, progress.checkpoint) <= _room(progress, limit) - reserve
 
 
 def fitting(progress: Progress, before: Progress | None = None, limit: int = LIMIT, reserve: int = RESERVE) -> Progress:
@@ -105,19 +105,21 @@ def fitting(progress: Progress, before: Progress | None = None, limit: int = LIM
     spans = _by_strand(progress.spans)
     earlier = {} if before is None else _by_strand(before.spans)
     forms = {strand: earlier[strand] for strand in spans if strand in earlier and earlier[strand][-1].end > spans[strand][0].first}
-    origin = progress if before is None else before  # what is kept of it may move the checkpoint back, never below that one
-    cost = {strand: _cost(form, origin) for strand, form in forms.items()}
+    # What is kept of the earlier spans may move the checkpoint back, never below where it was.
+    checkpoint = (progress if before is None else before).checkpoint
+    cost = {strand: _cost(form, checkpoint) for strand, form in forms.items()}
     total, room = sum(cost.values()), _room(progress, limit)
     order = sorted(spans, key=lambda strand: spans[strand][0].first)
     favourite = max(forms, key=lambda strand: cost[strand]) if forms and total > room - reserve else order[0]
     for strand in order:
-        # As a last resort the favourite goes without its lists: all of its stretch is begun again after a crash.
-        for form in (spans[strand], [replace(span, listed=None) for span in spans[strand]])[: 2 if strand == favourite else 1]:
-            size = _cost(form, origin)
-            grown = total - cost.get(strand, 0) + size
-            if grown <= (room if strand == favourite else room - reserve) or size <= cost.get(strand, 0):
-                forms[strand], cost[strand], total = form, size, grown
-                break
+        wanted, had = spans[strand], cost.get(strand, 0)
+        wants = _cost(wanted, checkpoint)
+        if strand == favourite and total - had + wants > room:
+            # As a last resort it goes without its lists: all of its stretch is begun again after a crash.
+            wanted = [replace(span, listed=None) for span in wanted]
+            wants = _cost(wanted, checkpoint)
+        if total - had + wants <= (room if strand == favourite else room - reserve) or wants <= had:
+            forms[strand], total = wanted, total - had + wants
     return _with(progress, spans, forms)
 
 
@@ -154,27 +156,28 @@ def _room(progress: Progress, limit: int) -> int:
     return (limit - len(f"poller{VERSION}:")) * 3 // 4 - _CRC - len(_header(progress, None)) - _COUNTS - _SLACK
 
 
-def _cost(spans: Iterable[Span], origin: Progress) -> int:
-    """At least the bytes that these spans take, counted from the checkpoint of `origin`."""
-    payload = bytearray()
+def _cost(spans: Iterable[Span], checkpoint: int) -> int:
+    """At least the bytes that these spans take, counted from there: the longest time, so that none outgrows its place by waiting."""
+    cost = 0
     for span in spans:
-        put(payload, span.strand)
-        # Of their times the longest: a span must not outgrow its place by waiting.
-        _put_span(payload, replace(span, not_before=1.0), origin.checkpoint, -_LONG)
-    return len(payload)
+        cost += _FIXED + size(span.strand) + size(zigzag(span.first - checkpoint)) + size(span.last - span.first)
+        cost += size(span.end - span.last) + size(span.attempts << 2)
+        if span.listed is not None:
+            cost += size(len(span.listed)) + size(span.last - span.first) * len(span.listed)
+    return cost
 
 
 def _text(progress: Progress, positions: bytes | None) -> str:
     payload = _header(progress, positions)
     if positions is not None:
         payload += positions[1:]
-    base = _base(progress.spans)
+    base, checkpoint = _base(progress.spans), progress.checkpoint
     put(payload, base)
     put(payload, len(progress.spans))
     strand = 0
     for span in sorted(progress.spans, key=lambda each: (each.strand, each.first)):
         put(payload, span.strand - strand)
-        _put_span(payload, span, progress.checkpoint, base)
+        _put_span(payload, span, checkpoint, base)
         strand = span.strand
     payload += crc32(payload).to_bytes(_CRC, "big")
     return f"poller{VERSION}:{urlsafe_b64encode(payload).decode().rstrip('=')}"

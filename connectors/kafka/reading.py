@@ -107,7 +107,16 @@ class Reading:
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
-        await self.consumer.stop()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        stopping = asyncio.ensure_future(self.consumer.stop())
+        await asyncio.gather(stopping, return_exceptions=True)
+        if stopping.cancelled():
+            # aiokafka cancels a request that waits to try its broker again, and stumbles over that before it closes its connections.
+            await self.consumer._client.close()  # noqa: SLF001
+        else:
+            stopping.result()
 
     def _assign(self) -> None:
         """Anew for all: prefetched data is dropped, but only when lanes come or go."""

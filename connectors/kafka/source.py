@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
-from aiokafka.client import AIOKafkaClient
 
 from connectors.kafka.commits import Commits, lane_name, signed
 from connectors.kafka.format import KafkaFormat
@@ -32,7 +31,7 @@ from connectors.kafka.options import KafkaOptions
 from connectors.kafka.reading import PartitionReader, Reading
 from connectors.kafka.refusals import place_of, refused
 from connectors.kafka.starts import Starts
-from connectors.kafka.topics import describe
+from connectors.kafka.topics import Client, describe
 from poller.errors import LaneLost, NotConnected, PollerError, StoreUnavailable
 from poller.model import LaneKey, Lease
 from poller.policy import Block
@@ -249,8 +248,9 @@ async def open_source(options: KafkaOptions, context: Context, policy: Block) ->
     """Connect, find the topics, note where LATEST begins, and join the group. Raises NotConnected, SourceError."""
     arguments = await login(options, context.base)
     await reach(options, arguments)  # aiokafka would only say that it could not
-    client = AIOKafkaClient(**arguments, metadata_max_age_ms=int(METADATA_SECONDS * 1000))
+    client = Client(**arguments, metadata_max_age_ms=int(METADATA_SECONDS * 1000))
     consumer = AIOKafkaConsumer(**arguments, **READER, isolation_level=options.isolation_level, client_rack=options.rack)
+    consumer._client = Client(**arguments)  # noqa: SLF001 (its own would make topics anew)
     try:
         await client.bootstrap()
         cluster = await describe(client, options.names)

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
 
 from poller.errors import NotConnected
+
+
+class Client(AIOKafkaClient):  # type: ignore[misc]
+    """aiokafka's own asks, with each look at its topics, that brokers make those that are missing: one that was deleted would come back."""
+
+    async def _get_conn(self, *place: Any, **more: Any) -> Any:
+        # Nobody but the look at topics uses what this returns, but to see whether it is None.
+        connection = await super()._get_conn(*place, **more)
+        return None if connection is None else _Discreet(connection)
+
+
+class _Discreet(NamedTuple):
+    connection: Any
+
+    def send(self, request: Any) -> Any:
+        if isinstance(request, MetadataRequest):
+            request._allow_auto_topic_creation = False  # noqa: SLF001 (aiokafka leaves no other way)
+        return self.connection.send(request)
 
 
 class Cluster(NamedTuple):

@@ -13,6 +13,11 @@ def put(payload: bytearray, value: int) -> None:
     payload.append(value)
 
 
+def size(value: int) -> int:
+    """How many bytes `put` appends."""
+    return (value.bit_length() + 6) // 7 or 1
+
+
 def zigzag(value: int) -> int:
     """A number of either sign as one that is not negative; short where the value is near zero."""
     return value << 1 if value >= 0 else (-value << 1) - 1

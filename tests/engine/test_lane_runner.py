@@ -11,8 +11,9 @@ import pytest
 from connectors.sqs.format import SqsFormat
 from connectors.sqs.lane import SqsLane
 from connectors.sqs.queue import Queue as SqsQueue
-from poller.errors import LaneLost, NotConnected
+from poller.errors import LaneLost, NotConnected, NotYet
 from poller.model import Action, Batch, Fetched, Response, Selection
+from poller.ordered import OrderedLane
 from poller.settings import Backoff
 from poller.testing.fakes import FakeQueueLane
 from poller.testing.sqs import FakeSqs
@@ -29,11 +30,13 @@ from tests.engine.scenes import (
     busy,
     failing,
     in_turn,
+    lane_of,
     now,
     over_queue,
     over_stream,
     redeliver,
     reporting,
+    source_of,
     taking,
     virtually,
 )
@@ -275,6 +278,33 @@ async def test_a_failing_key_does_not_hold_up_the_other_strands() -> None:
     assert ("d1",) in script.names and ("d2",) in script.names and ("a2",) not in script.names
 
 
+class Crowded(OrderedLane):
+    """Has room for `a1` only once `d1` is done with."""
+
+    room = False
+
+    async def begin(self, batch: Batch) -> None:
+        if batch.records[0].name == "a1" and not self.room:
+            raise NotYet("no room", 0.25)
+        await super().begin(batch)
+
+    async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        await super().settle(batch, actions)
+        self.room = True
+
+
+@virtually
+async def test_an_attempt_that_must_wait_for_others_holds_no_permit_meanwhile() -> None:
+    scene = Scene(taking(0.1), width=2, concurrency=1)
+    stream = Stream("a1", key="a")
+    stream.add("d1", key="d")
+    source = source_of(scene, stream, lane=Crowded)
+    Running(await lane_of(source), scene.work(source.policy))
+    await at(2)
+    assert scene.script.names == [("d1",), ("a1",)]
+    assert scene.function.permits.in_use == 0
+
+
 @virtually
 async def test_busy_is_no_attempt_of_a_stream_either() -> None:
     script = in_turn(busy(3.0), FAULT, busy(3.0), FAULT)
@@ -511,7 +541,7 @@ async def test_a_source_that_says_when_is_believed() -> None:
 
 @virtually
 async def test_what_needs_a_person_is_tried_slowly() -> None:
-    assert await asked_at(NotConnected("no such queue", permanent=True)) == pytest.approx([0.0, 60.0], abs=0.01)
+    assert await asked_at(NotConnected("no such queue", permanent=True)) == pytest.approx([0.0, 3.75], abs=0.01)
 
 
 @virtually

@@ -1,6 +1,7 @@
 """A function that testifies: a line in the file named by OUT when an invocation begins, and one when it ends. It does what bodies ask for.
 
 A body is JSON with `do`, and `n` to know it by; anything else is simply good. SLOW: seconds that each invocation takes.
+TURNS: a file as long as the number of invocations of a "fail-in-turn" record that may come to their end.
 KILL: "1,3": which invocations of a failing record kill the daemon instead of failing (counted from 1, over all lives).
 """
 
@@ -16,8 +17,18 @@ from typing import Any
 Record = dict[str, Any]
 
 
+def records(event: dict[str, Any]) -> list[Record]:
+    """Of any source's event: Kafka's come by partition."""
+    if "records" in event:
+        return [record for partition in event["records"].values() for record in partition]
+    found: list[Record] = event["Records"]
+    return found
+
+
 def body(record: Record) -> str:
-    """The text of a record of a queue or a stream."""
+    """The text of a record of a queue, a stream or a topic."""
+    if "value" in record:
+        return base64.b64decode(record["value"]).decode("utf-8", "backslashreplace")
     if "kinesis" in record:
         return base64.b64decode(record["kinesis"]["data"]).decode("utf-8", "backslashreplace")
     return str(record["body"])
@@ -31,21 +42,23 @@ def wish(text: str) -> str:
         return ""
 
 
-def identifier(record: Record) -> str:
+def identifier(record: Record) -> Any:
     """What a partial batch response names."""
+    if "value" in record:
+        return {"partition": f"{record['topic']}-{record['partition']}", "offset": record["offset"]}
     return str(record["kinesis"]["sequenceNumber"] if "kinesis" in record else record["messageId"])
 
 
 def testify(what: str, event: dict[str, Any], context: Any, **more: Any) -> None:
     """One write of one line, appended: environments share the file, and a kill leaves only whole lines."""
-    attributes = [record.get("attributes", {}) for record in event["Records"]]
+    attributes = [record.get("attributes", {}) for record in records(event)]
     line = {
         "what": what,
         "request": context.aws_request_id,
         "time": time.time(),
         "pid": os.getpid(),
         "daemon": os.getppid(),
-        "bodies": [body(record) for record in event["Records"]],
+        "bodies": [body(record) for record in records(event)],
         "receives": [int(each.get("ApproximateReceiveCount", 0)) for each in attributes],
         **more,
     }
@@ -65,6 +78,13 @@ def fail(event: dict[str, Any], context: Any) -> None:
     if str(begun_with("fail")) in os.environ.get("KILL", "").split(","):
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()  # until the daemon's death takes us along
+    raise ValueError("as asked")
+
+
+def fail_in_turn(event: dict[str, Any], context: Any) -> None:
+    number = begun_with("fail-in-turn")
+    while os.stat(os.environ["TURNS"]).st_size < number:
+        time.sleep(0.005)
     raise ValueError("as asked")
 
 
@@ -118,6 +138,7 @@ def large(event: dict[str, Any], context: Any) -> str:
 
 DEEDS = {
     "fail": fail,
+    "fail-in-turn": fail_in_turn,
     "hang": hang,
     "hang-once": hang_once,
     "exit-0": exit_0,
@@ -133,7 +154,7 @@ def handle(event: dict[str, Any], context: Any) -> Any:
     testify("begun", event, context)
     time.sleep(float(os.environ.get("SLOW", "0")))
     result = None
-    for record in event["Records"]:
+    for record in records(event):
         deed = DEEDS.get(wish(body(record)))
         if deed is not None:
             result = deed(event, context)
@@ -145,7 +166,7 @@ def report(event: dict[str, Any], context: Any) -> Any:
     """As `handle`, but a record that fails is named in the response."""
     testify("begun", event, context)
     time.sleep(float(os.environ.get("SLOW", "0")))
-    failed = [record for record in event["Records"] if wish(body(record)) == "fail"]
-    good = {"Records": [record for record in event["Records"] if record not in failed]}
+    failed = [record for record in records(event) if wish(body(record)) == "fail"]
+    good = {"Records": [record for record in records(event) if record not in failed]}
     testify("ended", good, context)
     return {"batchItemFailures": [{"itemIdentifier": identifier(record)} for record in failed]}
