@@ -37,7 +37,7 @@ from poller.model import LaneKey, Lease, RowState, Selection
 from poller.policy import Block
 from poller.protocols import Source, Store
 from poller.registry import Registry
-from poller.settings import Backoff, Context, FunctionSettings
+from poller.settings import Backoff, Context, FunctionSettings, Tally
 from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
@@ -45,6 +45,9 @@ from poller.turn import Turn
 from poller.work import Work
 
 log = logging.getLogger("poller.daemon")
+
+OPENING_SECONDS = 20.0
+"""How long a start waits for every source to be opened, or not, for the first time."""
 
 IDENTITY_SECONDS = 15.0
 """How long a mapping id belongs to one source identity after its last worker was heard of."""
@@ -62,11 +65,12 @@ async def open_configured_store(config: Config) -> Store:
 
 @dataclass(slots=True)
 class Running:
-    """A mapping that runs."""
+    """A mapping that runs. `identity`: of its source, once that was open."""
 
     config: MappingConfig
     runner: MappingRunner
     task: asyncio.Task[None]
+    identity: str = ""
 
 
 @dataclass(slots=True)
@@ -80,6 +84,7 @@ class Daemon:
     random: Random = field(default_factory=Random)
     open_store: Callable[[Config], Any] = open_configured_store
     commands: dict[str, Command] = field(default_factory=dict)
+    opening: float = OPENING_SECONDS
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
     store: Store = field(init=False)
     functions: dict[str, Function] = field(init=False, default_factory=dict)
@@ -98,7 +103,9 @@ class Daemon:
     # --- life -------------------------------------------------------------------------------------------------------------------
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
-        """Until stopped. `started` is called once everything listens and runs. Raises what keeps it from starting, as PollerError."""
+        """Until stopped. `started` is called once everything listens and every mapping has tried to open its source, or `opening` seconds
+        have passed: a source that is away is no reason to call the daemon not started. Raises what keeps it from starting, as PollerError.
+        """
         self.registry.verify()
         self._turn = Turn()
         self.started = self.clock()
@@ -110,6 +117,7 @@ class Daemon:
             await http.start()
             self.address = http.address
             await self._start_all(self.config)
+            await self._first_tries()
             started()
             await self.stopping.wait()
             await self._stop_mappings(dict(self.running))
@@ -136,6 +144,17 @@ class Daemon:
             if mapping.enabled:
                 self._start(mapping)
 
+    async def _first_tries(self) -> None:
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(event.wait()) for event in (self.stopping, *(each.runner.tried for each in self.running.values()))]
+        stop, tries = waits[0], asyncio.gather(*waits[1:])
+        try:
+            await asyncio.wait((stop, tries), timeout=self.opening, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            tries.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     def _add_function(self, settings: FunctionSettings) -> None:
         self._code[settings.name] = code_stamp(settings)
         self.functions[settings.name] = Function(settings, self.registry.handler(handler_kind(settings))(settings, function_log))
@@ -144,8 +163,9 @@ class Daemon:
         settings = mapping.settings
         function = self.functions[settings.function]
         unset = Block(None, None, False, Backoff())  # until the source is open and brings its own
-        work = Work(settings, function, unset, "", self.store.journal, MappingCounters(), self.clock, self.random, self._turn)
-        runner = MappingRunner(work, lambda: self._open(mapping))
+        counters = MappingCounters()
+        work = Work(settings, function, unset, "", self.store.journal, counters, self.clock, self.random, self._turn)
+        runner = MappingRunner(work, lambda: self._open(mapping, counters.tally))
         task = asyncio.get_running_loop().create_task(self._run(runner), name=f"mapping {settings.name}")
         self.running[settings.name] = Running(mapping, runner, task)
 
@@ -171,18 +191,32 @@ class Daemon:
 
     # --- sources ----------------------------------------------------------------------------------------------------------------
 
-    def context(self, mapping: MappingConfig) -> Context:
-        """What this daemon opens a source of `mapping` with."""
-        return Context(mapping.settings, self.store, self.owner, self.clock, self.config.base, self.config.state)
-
-    async def _open(self, mapping: MappingConfig) -> Source:
-        source = await self.registry.connector(mapping.type).open(mapping.options, self.context(mapping))
+    async def _open(self, mapping: MappingConfig, tally: Tally) -> Source:
+        config = self.config
+        context = Context(mapping.settings, self.store, self.owner, self.clock, config.base, config.state, tally=tally)
+        source = await self.registry.connector(mapping.type).open(mapping.options, context)
         try:
             await self._claim_identity(mapping, source.identity)
+            self._tell_rivals(mapping, source.identity)
         except BaseException:
             await source.aclose()
             raise
         return source
+
+    def _tell_rivals(self, mapping: MappingConfig, identity: str) -> None:
+        """The configuration refuses what its text shows to be one queue twice; some sources only tell their name once they are open.
+
+        A warning, for nothing is lost by it: the mappings compete for the messages. And two services may give their queues one name.
+        """
+        if self.registry.connector(mapping.type).traits(mapping.options).kind != "queue":
+            return  # of a stream every mapping gets all
+        settings = mapping.settings
+        for name, other in self.running.items():
+            if other.config is mapping:
+                other.identity = identity  # at once: the next one to open must not slip through before the runner has heard of it
+            elif not other.task.done() and (other.identity, other.config.settings.function) == (identity, settings.function):
+                text = "polls the same queue for the same function as mapping %s: %s; remove one, raise maximum_concurrency of the other"
+                log.warning(text, name, identity, extra={"mapping": settings.name})
 
     async def _claim_identity(self, mapping: MappingConfig, identity: str) -> None:
         """One mapping id has one source at a time: two would write one another's progress rows and failures under one name."""

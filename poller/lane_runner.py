@@ -2,6 +2,11 @@
 
 Slices of records, not a task or a copy a record. What was fetched is either settled or given back by `lane.aclose`.
 
+Filters (filtering.py) stand between a fetch and its strands, so that a record which no pattern matches is in no batch and starts no window.
+A mapping without filters reads in another variant, and pays nothing for them. Queues: filtered messages are acked at once, one settle under
+way at a time, and asked again until the queue answers; after a crash they come again, and are filtered again. Ordered lanes: filtered
+records have arrived (`Strands.skip`), so the frontier passes them like any others; nothing is settled or saved for them in particular.
+
 Stopping. `leaving` set: the reader stops; strands of ordered lanes start nothing new and leave backoffs at once, those of queues start
 what they hold while permits allow (a release costs a receive count). At the deadline invocations that still run are ended, and their
 attempts handed back. `LaneLost` anywhere: every task is cancelled, results are dropped, nothing more is saved.
@@ -11,13 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from poller.errors import LaneEnded, LaneLost, NotConnected
-from poller.model import Fetched
+from poller.filtering import Filtering
+from poller.model import Ack, Batch, Fetched, Record, Span
 from poller.protocols import Lane
-from poller.strand_runner import Phase, StrandRunner
+from poller.strand_runner import STORE_RETRY, Phase, StrandRunner
 from poller.strands import Strand
-from poller.work import RECONNECT, RECONNECT_SLOWLY, Leave, Signs, Work
+from poller.work import Leave, Signs, Work, reconnect_delay
 
 log = logging.getLogger("poller.lane")
 
@@ -26,6 +33,9 @@ HELD_BYTES = 64 * 1024 * 1024
 
 FETCH_RECORDS = 500
 """Ordered lanes read at least so many at once: a fetch is dear, and slices of it are cheap (measured: 200 to 500 is best)."""
+
+OWED_RECORDS = 1_000
+"""So many filtered messages may wait for their ack; then a queue lane reads no more."""
 
 
 class LaneRunner:
@@ -46,6 +56,12 @@ class LaneRunner:
         self._runners: dict[int, StrandRunner] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        # What a replay runs was let in before.
+        filters = None if work.replaying else work.settings.filters
+        self._filtering = None if filters is None else Filtering(filters)
+        self._logged = 0 if filters is None else filters.logged
+        self._owed: list[Record] = []
+        self._acking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<LaneRunner {self.work.settings.name}/{self.lane.name} [{self.signs.state}, {self._strands!r}]>"
@@ -98,8 +114,9 @@ class LaneRunner:
 
     async def _read(self) -> None:
         lane, signs, turn = self.lane, self.signs, self.work.turn
+        take, demand = (self._take, self._demand) if self._filtering is None else (self._sift, self._demand_but_for_owed)
         while not lane.leaving.done():
-            limit = self._demand()
+            limit = demand()
             if limit <= 0:
                 self._wake.clear()
                 await self._wake.wait()
@@ -118,7 +135,7 @@ class LaneRunner:
             if signs.state == "reconnecting":
                 signs.state = "running"
             signs.read_at = self.work.clock()
-            self._take(fetched)
+            take(fetched)
             if turn.over():
                 await turn.yield_()
 
@@ -128,9 +145,7 @@ class LaneRunner:
         signs.errors += 1
         signs.last_error = str(error)
         self.work.counters.polling_errors += 1
-        delay = error.retry_after
-        if delay is None:
-            delay = RECONNECT_SLOWLY if error.permanent else RECONNECT.delay(signs.errors, 0.5 + self.work.random.random() / 2)
+        delay = reconnect_delay(error, signs.errors, self.work.random.random())
         if signs.state == "running":
             signs.state = "reconnecting"
         fields = {"mapping": self.work.settings.name, "lane": self.lane.name}
@@ -163,6 +178,71 @@ class LaneRunner:
             if self.signs.held_since is None:
                 self.signs.held_since = self.work.clock()
             self._start()
+
+    # --- filters ----------------------------------------------------------------------------------------------------------------
+
+    def _demand_but_for_owed(self) -> int:
+        return self._demand() if len(self._owed) < OWED_RECORDS else 0
+
+    def _sift(self, fetched: Fetched) -> None:
+        """`_take` what some pattern matches; the rest is acked (queues), or has arrived and needs nothing more."""
+        filtering = self._filtering
+        assert filtering is not None
+        wanted, unwanted = filtering.split(self.lane.format, fetched.records)
+        resumed = [(span, self._let_in(filtering, span, whose)) for span, whose in fetched.resumed]
+        missing = sum(len(whose) for _, whose in fetched.resumed) - sum(len(whose) for _, whose in resumed)
+        self.work.counters.polled += len(unwanted)
+        self._strands.skip(len(unwanted) + missing)
+        if unwanted:
+            self._tell(unwanted)
+            self.work.counters.filtered += len(unwanted)
+            if not self._ordered:
+                self._owed += unwanted
+                if self._acking is None or self._acking.done():
+                    self._acking = self._group.create_task(self._ack_owed(), name=f"filtered {self.lane.name}")
+        self._take(Fetched(wanted, resumed))
+
+    def _let_in(self, filtering: Filtering, span: Span, records: Sequence[Record]) -> Sequence[Record]:
+        """The batch that a span stands for. What was let in is not filtered again; but a span is saved by its ends, and what lies between
+        them and was filtered out by the earlier life has been read again with it. Those that are named were let in: the ends, or a list."""
+        if span.listed is not None:
+            return records
+        wanted, unwanted = filtering.split(self.lane.format, records)
+        if not unwanted:
+            return records
+        tokens = self.lane.format.facts(records).tokens()
+        let_in = {id(record) for record in wanted}
+        batch = [record for record, token in zip(records, tokens, strict=True) if id(record) in let_in or token in {span.first, span.last}]
+        return batch or records  # both ends are gone, and all that was between them is unwanted: run it, rather than leave a span for ever
+
+    def _tell(self, unwanted: Sequence[Record]) -> None:
+        """Name one in so many in the log."""
+        if self._logged:
+            named = unwanted[-self.work.counters.filtered % self._logged :: self._logged]
+            for name in self.lane.format.names(named):
+                fields = {"mapping": self.work.settings.name, "lane": self.lane.name}
+                log.info("filtered out: %s (one in %d is named)", name, self._logged, extra=fields)
+
+    async def _ack_owed(self) -> None:
+        """Until every filtered message is acked, or the lane is left: then the rest comes again, to be filtered again."""
+        lane, signs, tries = self.lane, self.signs, 0
+        while self._owed:
+            records = list(self._owed)
+            try:
+                await lane.settle(Batch(records, lane.format), (Ack(records),))
+            except NotConnected as error:
+                if lane.leaving.done():
+                    return
+                tries += 1
+                signs.last_error = str(error)
+                delay = STORE_RETRY.delay(tries, 0.5 + self.work.random.random() / 2)
+                fields = {"mapping": self.work.settings.name, "lane": lane.name}
+                log.warning("cannot ack what was filtered out, trying again in %.1f s: %s", delay, error, extra=fields)
+                await asyncio.wait((lane.leaving,), timeout=delay)
+            else:
+                tries = 0
+                del self._owed[: len(records)]
+                self._wake.set()
 
     # --- strands ----------------------------------------------------------------------------------------------------------------
 

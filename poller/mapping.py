@@ -16,7 +16,7 @@ from typing import Any, Literal
 from poller.errors import HandlerError, LaneLost, NotConnected, PollerError, SourceError, StoreUnavailable
 from poller.lane_runner import LaneRunner
 from poller.protocols import Lane, Source
-from poller.work import RECONNECT, RECONNECT_SLOWLY, Work
+from poller.work import RECONNECT, Work, reconnect_delay
 
 log = logging.getLogger("poller.mapping")
 
@@ -29,12 +29,17 @@ State = Literal["starting", "running", "reconnecting", "stopping", "stopped", "f
 class MappingRunner:
     """One mapping. `open_source` may raise NotConnected (tried again with backoff) or SourceError (given up)."""
 
-    def __init__(self, work: Work, open_source: Callable[[], Awaitable[Source]]) -> None:
+    def __init__(
+        self, work: Work, open_source: Callable[[], Awaitable[Source]], lane_runner: Callable[[Lane, Work], LaneRunner] = LaneRunner
+    ) -> None:
         self.work = work
         self.state: State = "starting"
         self.last_error = ""
         self.runners: dict[str, LaneRunner] = {}
+        self.tried = asyncio.Event()
+        """Set once its source was opened, or could not be, for the first time, and `state` tells."""
         self._open_source = open_source
+        self._lane_runner = lane_runner
         self._stopping = asyncio.Event()
         self._deadline = 0.0
         self._reader: asyncio.Task[Any] | None = None
@@ -90,6 +95,7 @@ class MappingRunner:
             await asyncio.wait((opening,))
         finally:
             opening.cancel()  # only when we are cancelled ourselves is it still running
+            self.tried.set()  # who waits for it goes on when the state has been changed below: there is no wait before that
         if opening.cancelled():
             return None  # stopped meanwhile
         try:
@@ -154,7 +160,7 @@ class MappingRunner:
     def _run(self, lane: Lane) -> None:
         if self._stopping.is_set() and not lane.leaving.done():
             lane.leaving.set_result(self._deadline)
-        runner = LaneRunner(lane, self.work)
+        runner = self._lane_runner(lane, self.work)
         self.runners[lane.name] = runner
         task = asyncio.get_running_loop().create_task(self._run_lane(runner), name=f"lane {self.work.settings.name}/{lane.name}")
         self._tasks.add(task)
@@ -194,10 +200,7 @@ class MappingRunner:
         self._errors += 1
         self.state, self.last_error = "reconnecting", str(error)
         self.work.counters.polling_errors += 1
-        delay = getattr(error, "retry_after", None)
-        if delay is None:
-            slowly = isinstance(error, NotConnected) and error.permanent
-            delay = RECONNECT_SLOWLY if slowly else RECONNECT.delay(self._errors, 0.5 + self.work.random.random() / 2)
+        delay = reconnect_delay(error, self._errors, self.work.random.random())
         log.warning("source not connected, trying again in %.1f s: %s", delay, error, extra={"mapping": self.work.settings.name})
         await self._pause(delay)
 

@@ -12,7 +12,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from poller.settings import Tally
 
 if TYPE_CHECKING:
     from poller.status import DaemonStatus, LaneStatus, ProcessStatus
@@ -35,7 +38,7 @@ class MappingCounters:
     `invocations` the others: `faults` and `partials` are those that ended as Fault or Partial. `in_flight` run now.
     `retries`, `splits`, `discards`: what the policy decided. `handler_seconds` and `durations`: see `observe`.
     Troubles: `polling_errors` are fetches that failed, `save_errors` saves of progress that failed, `reconnects` sources opened again,
-    `lost_lanes` lanes that another worker took before we had given them up.
+    `lost_lanes` lanes that another worker took before we had given them up. `tally`: what the source counts.
     """
 
     polled: int = 0
@@ -61,6 +64,7 @@ class MappingCounters:
     save_errors: int = 0
     reconnects: int = 0
     lost_lanes: int = 0
+    tally: Tally = field(default_factory=Tally)
     handler_seconds: float = 0.0
     durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
@@ -93,6 +97,8 @@ _COUNTERS = (
     ("save_errors", "save_error", "Saves of progress that failed."),
     ("reconnects", "reconnect", "Times the source was opened again after a failure."),
     ("lost_lanes", "lost_lane", "Lanes that another worker took before they were given up here."),
+    ("tally.rebalances", "rebalance", "Times the source's group shared its lanes anew."),
+    ("tally.expired", "expired_event", "Events that the source's retention removed before they were read."),
 )
 
 _LANE_GAUGES = (
@@ -151,7 +157,7 @@ def _daemon(status: DaemonStatus) -> Iterator[str]:
 def _mappings(status: DaemonStatus) -> Iterator[str]:
     mappings = status.mappings
     for attribute, name, text in _COUNTERS:
-        values = [(_labels(mapping=m.name), getattr(m.counters, attribute)) for m in mappings]
+        values = [(_labels(mapping=m.name), attrgetter(attribute)(m.counters)) for m in mappings]
         yield from _family(f"poller_{name}_total", "counter", text, _summed(values))
     running = [(_labels(mapping=m.name), m.counters.in_flight) for m in mappings]
     yield from _gauge("poller_in_flight_invocations", "Invocations running now.", _summed(running))

@@ -6,7 +6,7 @@ Cancelling is always allowed unless a line says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from poller.model import (
@@ -80,8 +80,12 @@ class Format(Protocol):
 
     def facts(self, records: Sequence[Record]) -> Facts: ...
 
-    def documents(self, records: Sequence[Record]) -> Iterable[Document]:
-        """What filters see, one a record."""
+    def documents(self, records: Sequence[Record], keys: Collection[str]) -> Iterable[Document]:
+        """What filters see, one a record, in order: of the record's top-level keys (`Filterable.keys`) those in `keys`, or more of them.
+
+        Each is as in the event, but for `Filterable.data`, the key of what the producer wrote: that is `filtering.readable` of it, whatever
+        the event makes of it. Called for every record of a mapping with filters, and never for one without: build nothing else.
+        """
 
     def event(self, records: Sequence[Record]) -> Event: ...
 
@@ -124,7 +128,10 @@ class Lane(Protocol):
         """
 
     async def begin(self, batch: Batch) -> None:
-        """Called before every invocation: the attempt is durable if it must be (progress.py). If this raises, nothing has begun."""
+        """Called before every invocation: the attempt is durable if it must be (progress.py). If this raises, nothing has begun.
+
+        Raises LaneLost, StoreUnavailable, NotYet.
+        """
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
         """Do what was decided about `batch`. A `Discard` is in the journal already and counts as done. Idempotent.

@@ -6,7 +6,7 @@ Durations are seconds, sizes are bytes. `poller.config` fills these in from TOML
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from poller.model import MAXIMUM_EVENT_BYTES
 if TYPE_CHECKING:
     import msgspec
 
-    from poller.protocols import Handler, Source, Store
+    from poller.protocols import Handler, Policy, Source, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,33 @@ class FailureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Filterable:
+    """What filters may look at in the records of a source (AWS Lambda guide: "Control which events Lambda sends to your function").
+
+    `keys`: top-level keys of what `Format.documents` makes. `data`: the one that holds what the producer wrote. `text`: whether a pattern
+    may ask for plain text there (`{"body": ["hello"]}`), not only for JSON (`{"body": {"kind": ["order"]}}`). `mismatch`: what a pattern
+    for one means where the data is the other, or neither: "drop": no match; "ignore": what it says of the other keys decides.
+    """
+
+    keys: tuple[str, ...]
+    data: str
+    text: bool = True
+    mismatch: Literal["drop", "ignore"] = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSettings:
+    """The filters of a mapping: a record goes on if any pattern matches. `patterns`: JSON texts, valid ones, at least one.
+
+    `logged`: of so many filtered records one is named in the log; 0: none.
+    """
+
+    patterns: tuple[str, ...]
+    over: Filterable
+    logged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MappingSettings:
     """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane)."""
 
@@ -67,13 +94,18 @@ class MappingSettings:
     failure: FailureSettings
     width: int
     safe: bool = True
+    filters: FilterSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What a kind of source, with these options, allows; `poller.config` turns it into errors and defaults.
 
-    `maximum_batching_window` 0: none allowed. `redrive`: the queue's own limit is known to exist ("unknown" until it is asked).
+    `maximum_batching_window` 0: none allowed. `filterable` None: the source's records cannot be filtered. `identity`: what is polled,
+    however the options spell it; equal only where it is the same for certain, "" where the options do not tell. `visibility` (queues):
+    seconds until a failed record comes again. `assumed`: what `visibility` and `Connector.policy` take for granted, because only the open
+    source knows: sentences for a person. `refused_by_aws`: what AWS would not take of these options, sentences that begin with the key they
+    are about; errors under `defaults = "aws"`, as is a parallelization factor above `aws_parallelization_factor`.
     """
 
     kind: Literal["queue", "stream"]
@@ -82,12 +114,27 @@ class Traits:
     maximum_batching_window: float = 300.0
     default_batching_window: float = 0.0
     fifo: bool = False
+    filterable: Filterable | None = None
+    identity: str = ""
+    visibility: float = 30.0
+    assumed: tuple[str, ...] = ()
+    refused_by_aws: tuple[str, ...] = ()
+    aws_parallelization_factor: int = 10
+
+
+@dataclass(slots=True)
+class Tally:
+    """What only a source can count: `rebalances`, how often its group has shared its lanes anew, and `expired`, records (or positions,
+    where it cannot tell them apart) that the source's retention removed before they were read."""
+
+    rebalances: int = 0
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a source is opened with. `owner` names this worker; `clock` is epoch seconds; `base` is the configuration's folder;
-    `state` is the folder of the store, where local sources keep their data."""
+    `state` is the folder of the store, where local sources keep their data. The source adds to `tally`."""
 
     mapping: MappingSettings
     store: Store
@@ -96,6 +143,7 @@ class Context:
     base: Path
     state: Path
     checkpoint_interval: float = 1.0
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +166,10 @@ class Connector(Protocol):
 
     def traits(self, options: Any) -> Traits:
         """Raises ConfigError for options that contradict each other."""
+
+    def policy(self, options: Any, settings: MappingSettings) -> Policy:
+        """What a source with these options does about failure, as far as options tell. Pure, and the only place that knows: `open` fills
+        in what it had to ask for (`Traits.assumed`), and nothing else; `explain` shows it, and replays take their meaning from it."""
 
     async def open(self, options: Any, context: Context) -> Source:
         """Raises NotConnected (the engine tries again) or SourceError (it never will). `Source.aclose` closes all that this opens."""

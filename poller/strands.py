@@ -74,7 +74,7 @@ class Strands:
         self.assign: Assign = assign
         self.capacity = capacity
         self.received = 0
-        """Records ever taken, in whole: a lane sees by it whether what it handed out has arrived."""
+        """Records ever taken or skipped, in whole: a lane sees by it whether what it handed out has arrived."""
         self.held = 0
         self.held_bytes = 0
         self.draining = False
@@ -114,6 +114,10 @@ class Strands:
         else:
             self._add_free(records, sizes, facts.keys(), now)
         self.received += len(records)
+
+    def skip(self, count: int) -> None:
+        """So many records of a fetch have arrived and were filtered out: nothing of them is left to do."""
+        self.received += count
 
     def resume(self, span: Span, records: Sequence[Record], sizes: Sequence[int]) -> None:
         """Take exactly a span's records, to be run as one batch before anything later of its strand."""

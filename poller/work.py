@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from poller.errors import NotConnected, PollerError
 from poller.functions import Function
 from poller.metrics import MappingCounters
 from poller.protocols import Journal, Policy
@@ -14,8 +15,18 @@ from poller.settings import Backoff, MappingSettings
 from poller.turn import Turn
 
 RECONNECT = Backoff(initial=0.2, maximum=30.0)
-RECONNECT_SLOWLY = 60.0
-"""Seconds between tries where trying again needs a person first."""
+RECONNECT_SLOWLY = Backoff(initial=5.0, maximum=60.0)
+"""Where trying again needs a person first: one who is at it (a queue that is being made) need not wait a minute."""
+
+
+def reconnect_delay(error: PollerError, tries: int, dice: float) -> float:
+    """Seconds before a source is tried again, after so many failures in a row: what it asked for, else a backoff with half its jitter."""
+    if isinstance(error, NotConnected):
+        if error.retry_after is not None:
+            return error.retry_after
+        if error.permanent:
+            return RECONNECT_SLOWLY.delay(tries, 0.5 + dice / 2)
+    return RECONNECT.delay(tries, 0.5 + dice / 2)
 
 
 @dataclass(slots=True)

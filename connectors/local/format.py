@@ -7,13 +7,15 @@ Source of the shapes: AWS Lambda developer guide, "Using Lambda with Amazon SQS"
 from __future__ import annotations
 
 from binascii import b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import orjson
 
+from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
+from poller.filtering import readable
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
 
 _EXACT_FROM = MAXIMUM_EVENT_BYTES - 64 * 1024
@@ -65,14 +67,6 @@ def queue_arn(name: str) -> str:
 
 def stream_arn(name: str) -> str:
     return f"arn:aws:kinesis:local:000000000000:stream/{name}"
-
-
-def _parsed(text: str | bytes) -> Any:
-    """What filters see of a body: JSON where it is JSON, else the text."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +133,10 @@ class MessageFormat:
     def facts(self, records: Sequence[Message]) -> _MessageFacts:
         return _MessageFacts(self, records)
 
-    def documents(self, records: Sequence[Message]) -> Iterable[Document]:
-        return [{**element, "body": _parsed(element["body"])} for element in self.elements(records)]
+    def documents(self, records: Sequence[Message], keys: Collection[str] = FILTERABLE_MESSAGE.keys) -> Iterable[Document]:
+        if set(keys) == {"body"}:  # nearly always
+            return [{"body": readable(message.body)} for message in records]
+        return [{**element, "body": readable(element["body"])} for element in self.elements(records)]
 
     def event(self, records: Sequence[Message]) -> _Event:
         return _Event(self, records)
@@ -223,8 +219,14 @@ class EntryFormat:
     def facts(self, records: Sequence[Entry]) -> _EntryFacts:
         return _EntryFacts(self, records)
 
-    def documents(self, records: Sequence[Entry]) -> Iterable[Document]:
-        return [_document(entry, element) for entry, element in zip(records, self.elements(records), strict=True)]
+    def documents(self, records: Sequence[Entry], keys: Collection[str] = FILTERABLE_RECORD.keys) -> Iterable[Document]:
+        """Kinesis's own fields stand at the top level (AWS Lambda guide, "Using event filtering with an Amazon Kinesis event source")."""
+        if set(keys) == {"data"}:  # nearly always
+            return [{"data": readable(entry.data)} for entry in records]
+        return [
+            {**element.pop("kinesis"), **element, "data": readable(entry.data)}
+            for entry, element in zip(records, self.elements(records), strict=True)
+        ]
 
     def event(self, records: Sequence[Entry]) -> _Event:
         return _Event(self, records)
@@ -256,14 +258,3 @@ class EntryFormat:
             }
             for entry in records
         ]
-
-
-def _document(entry: Entry, element: dict[str, Any]) -> Document:
-    """Kinesis's own fields at the top level, `data` decoded. Data that is no text has no `data`: no pattern about it can match."""
-    document = {**element, **element["kinesis"]}
-    del document["kinesis"], document["data"]
-    try:
-        document["data"] = _parsed(entry.data.decode())
-    except UnicodeDecodeError:
-        pass
-    return document

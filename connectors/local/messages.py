@@ -81,9 +81,9 @@ def ensure(connection: Connection, name: str, fifo: bool, visibility: float, ret
     identity = _make(connection, name, fifo, visibility, retention)
     settings = (visibility, retention, dead_letter, None if redrive is None else redrive[1])
     connection.execute(
-        "UPDATE queues SET visibility=?1, retention=?2, dead_letter=?3, maximum_receives=?4 "
-        "WHERE id=?5 AND (visibility, retention, dead_letter, maximum_receives) IS NOT (?1, ?2, ?3, ?4)",
-        (*settings, identity),
+        "UPDATE queues SET visibility=?, retention=?, dead_letter=?, maximum_receives=? "
+        "WHERE id=? AND (visibility, retention, dead_letter, maximum_receives) IS NOT (?, ?, ?, ?)",
+        (*settings, identity, *settings),
     )
     return Queue(identity, name, fifo, visibility, retention, dead_letter, redrive and redrive[0], redrive and redrive[1])
 

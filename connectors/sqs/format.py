@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from connectors.sqs import FILTERABLE
 from connectors.sqs.client import Message
+from poller.filtering import readable
 from poller.model import Document, Identifier
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
@@ -99,9 +101,12 @@ class SqsFormat:
     def facts(self, records: Sequence[Message]) -> SqsFacts:
         return SqsFacts(records, self._fixed)
 
-    def documents(self, records: Sequence[Message]) -> Iterable[Document]:
-        """The element of the event, with `body` parsed where it is JSON (AWS Lambda guide, "Event filtering": SQS)."""
-        return _documents(records, self._arn, self._region)
+    def documents(self, records: Sequence[Message], keys: Collection[str] = FILTERABLE.keys) -> Iterable[Document]:
+        """The element of the event, with `body` parsed where it is JSON (AWS Lambda guide, "Using event filtering with an Amazon SQS
+        event source")."""
+        if set(keys) == {"body"}:  # nearly always
+            return [{"body": readable(record["Body"])} for record in records]
+        return [{**element, "body": readable(element["body"])} for element in _elements(records, self._arn, self._region)]
 
     def event(self, records: Sequence[Message]) -> SqsEvent:
         return SqsEvent(records, self._arn, self._region)
@@ -173,12 +178,3 @@ def _attributes_size(message: Message) -> int:
     md5 = message.get("MD5OfMessageAttributes")
     size = len(_dumps(_message_attributes(message))) - len("{}")
     return size if md5 is None else size + len('"md5OfMessageAttributes":,') + len(_dumps(md5))
-
-
-def _documents(messages: Sequence[Message], arn: str, region: str) -> Iterator[Document]:
-    for element in _elements(messages, arn, region):
-        try:
-            element["body"] = orjson.loads(element["body"])
-        except (orjson.JSONDecodeError, UnicodeEncodeError):
-            pass  # a body that is no JSON stays the string it is
-        yield element

@@ -16,7 +16,8 @@ from poller.cli.text import clean, json_line, lasting, moment, shortened, table
 if TYPE_CHECKING:
     from poller.status import DaemonStatus, LaneStatus, MappingStatus
 
-_MAPPING = ("MAPPING", "STATE", "FUNCTION", "READ", "DONE", "HELD", "BATCHES", "INVOCATIONS", "FAULTS", "RETRIES", "SPLITS", "KEPT", "")
+_RECORDS, _BATCHES = ("READ", "FILTERED", "DONE", "HELD"), ("BATCHES", "INVOCATIONS", "FAULTS", "RETRIES", "SPLITS")
+_MAPPING = ("MAPPING", "STATE", "FUNCTION", *_RECORDS, *_BATCHES, "KEPT", "")
 _LANE = ("LANE", "STATE", "HELD", "IN FLIGHT", "WAITING", "LAG", "AGE", "DONE UP TO", "UNDER RETRY")
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
@@ -71,9 +72,10 @@ def _mapping(mapping: MappingStatus) -> tuple[object, ...]:
     counters = mapping.counters
     faults = counters.faults + counters.partials
     held = sum(lane.held for lane in mapping.lanes)
-    counts = (counters.polled, counters.done, held, counters.batches, counters.invocations, faults, counters.retries, counters.splits)
+    records = (counters.polled, counters.filtered, counters.done, held)
+    batches = (counters.batches, counters.invocations, faults, counters.retries, counters.splits)
     state = mapping.state if mapping.enabled else "disabled"
-    return (mapping.name, state, mapping.function, *counts, counters.kept, shortened(mapping.last_error, 80))
+    return (mapping.name, state, mapping.function, *records, *batches, counters.kept, shortened(mapping.last_error, 80))
 
 
 def _lane(mapping: MappingStatus, lane: LaneStatus, now: float) -> tuple[object, ...]:

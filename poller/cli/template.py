@@ -27,6 +27,7 @@ batch_size = 10
 maximum_receive_count = 5                # after so many tries a message is kept as a failure: `poller failures list`
 retry_backoff = { initial = "1s", maximum = "30s" }
 function_response_types = ["ReportBatchItemFailures"]
+# filters = ['{"body": {"kind": ["order"]}}']    # only these; all others are deleted
 
 # An embedded queue, with SQS's events and rules and without a server. `poller connectors` lists what else there is.
 [mappings.first.source]

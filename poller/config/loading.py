@@ -160,22 +160,29 @@ def _unique_ids(problems: Problems, entries: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _unique_sources(problems: Problems, read: Mapping[str, tuple[MappingConfig, Traits]]) -> None:
-    """AWS answers ResourceConflictException: two mappings of one queue to one function only compete for its messages."""
-    seen: list[tuple[str, MappingConfig]] = []
+    """AWS answers ResourceConflictException: two mappings of one queue to one function only compete for its messages.
+
+    Two of a stream have progress of their own, and its records are handled twice: somebody may want that, but AWS does not allow it.
+    """
+    seen: list[tuple[str, MappingConfig, Traits]] = []
     for name, (mapping, traits) in read.items():
-        if traits.kind != "queue":
+        if traits.kind != "queue" and mapping.settings.safe:
             continue
         function = mapping.settings.function
-        for other, first in seen:
-            if (first.settings.function, first.type, first.options) == (function, mapping.type, mapping.options):
+        for other, first, known in seen:
+            # Where the options do not tell what they name, the same options do.
+            same = known.identity == traits.identity if traits.identity else first.options == mapping.options
+            if same and (first.settings.function, first.type) == (function, mapping.type):
                 line = problems.line(("mappings", other))
                 problems.add(
                     ("mappings", name, "source"),
-                    f"the queue and the function {shown(function)} of [{dotted(('mappings', other))}] (line {line}) again",
-                    "one mapping of a queue to a function: raise its maximum_concurrency instead",
+                    f"the {traits.kind} and the function {shown(function)} of [{dotted(('mappings', other))}] (line {line}) again",
+                    "one mapping of a queue to a function: raise its maximum_concurrency instead"
+                    if traits.kind == "queue"
+                    else 'under defaults = "aws": one mapping of a stream to a function',
                 )
                 break
-        seen.append((name, mapping))
+        seen.append((name, mapping, traits))
 
 
 def _store(problems: Problems, url: str | None, base: Path) -> tuple[str, Path]:

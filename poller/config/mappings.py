@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from poller import units
+from poller.config.filters import Filters
 from poller.config.lines import TomlPath
 from poller.config.problems import Problems, shown
 from poller.config.rules import UNREAD, Case, breaches
@@ -16,7 +17,7 @@ from poller.config.tables import Tables
 from poller.config.tree import MappingConfig, digest
 from poller.errors import ConfigError, PluginError
 from poller.registry import CONNECTORS, Registry
-from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings, Traits
+from poller.settings import Backoff, Batching, FailureSettings, FilterSettings, FunctionSettings, MappingSettings, Traits
 
 SAFE_RETRIES = 10
 
@@ -51,10 +52,13 @@ class Mappings:
         case = Case(table, raw, kind, traits, safe=(table.defaults or self.defaults) == "safe")
         for breach in breaches(case):
             self.problems.add((*path, breach.key), breach.found, breach.allowed, breach.meant)
+        filters = Filters(self.problems, (*path, "filters")).read(table.filters, traits.filterable, kind, table.log_filtered)
         if source is None:
             return None
+        for sentence in () if case.safe else traits.refused_by_aws:
+            self.problems.say(_place(sentence, raw["source"], (*path, "source")), f'under defaults = "aws": {sentence}')
         self._warn(case, path)
-        settings = _settings(name, case, self.functions.get(table.function))
+        settings = _settings(name, case, self.functions.get(table.function), filters)
         made = digest(settings, source.type, source.options, table.enabled)
         return MappingConfig(settings, source.type, source.options, table.enabled, made), source.traits
 
@@ -112,7 +116,7 @@ def _retries(case: Case) -> int | None:
     return None if case.table.maximum_retry_attempts == -1 else case.table.maximum_retry_attempts
 
 
-def _settings(name: str, case: Case, function: FunctionSettings | None) -> MappingSettings:
+def _settings(name: str, case: Case, function: FunctionSettings | None, filters: FilterSettings | None) -> MappingSettings:
     table = case.table
     age = table.maximum_record_age
     bisect = table.bisect_batch_on_function_error
@@ -136,6 +140,7 @@ def _settings(name: str, case: Case, function: FunctionSettings | None) -> Mappi
         ),
         width=width,
         safe=case.safe,
+        filters=filters,
     )
 
 

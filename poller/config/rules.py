@@ -138,12 +138,12 @@ def aws_age_rule(case: Case) -> Iterator[Breach]:
 def aws_range_rule(case: Case) -> Iterator[Breach]:
     ranges = (
         ("maximum_retry_attempts", case.table.maximum_retry_attempts, -1, 10_000),
-        ("parallelization_factor", case.table.parallelization_factor, 1, 10),
+        ("parallelization_factor", case.table.parallelization_factor, 1, case.traits.aws_parallelization_factor),
         ("maximum_concurrency", case.table.maximum_concurrency, 2, 1000),
     )
     for key, value, low, high in ranges:
         if value is not None and not low <= value <= high:
-            yield Breach(key, str(value), _aws(f"{low} to {high}"))
+            yield Breach(key, str(value), _aws(f"{low} to {high}" if low < high else f"{low} for this source, or leave it out"))
 
 
 def _aws(allowed: str) -> str:

@@ -145,6 +145,21 @@ class MappingTable(Struct, frozen=True, kw_only=True):
         list[Literal["ReportBatchItemFailures"]],
         Meta(description='`["ReportBatchItemFailures"]`: the function names the records that failed.', extra={"default": "`[]`"}),
     ] = []
+    filters: Annotated[
+        list[str | dict[str, Any]],
+        Meta(
+            description="Patterns in EventBridge's language, as JSON text or as tables. A record that matches none is not handed to the "
+            "function: queues delete it, streams pass it over; it is counted, and kept nowhere.",
+            extra={"default": "`[]`: everything"},
+        ),
+    ] = []
+    log_filtered: Annotated[
+        Positive | None,
+        Meta(
+            description="Of so many records that match no filter the log names one, by its id alone; 1 names all.",
+            extra={"default": "they are counted only"},
+        ),
+    ] = None
     maximum_retry_attempts: Annotated[
         Annotated[int, Meta(ge=-1)] | None,
         Meta(

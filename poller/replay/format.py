@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -77,7 +77,8 @@ class ReplayFormat:
     def facts(self, records: Sequence[ReplayRecord]) -> ReplayFacts:
         return ReplayFacts(records)
 
-    def documents(self, records: Sequence[ReplayRecord]) -> Iterable[Document]:
+    def documents(self, records: Sequence[ReplayRecord], keys: Collection[str]) -> Iterable[Document]:  # noqa: ARG002
+        """Never asked: what a replay runs was let in before."""
         return [orjson.loads(record.kept.json) for record in records]
 
     def event(self, records: Sequence[ReplayRecord]) -> ReplayEvent:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from poller.errors import LaneEnded, PollerError
 from poller.model import Ack, Action, Batch, Call, Discard, Document, Fetched, Identifier, Release, Response, Retry
 from poller.policy import Redeliver
 from poller.protocols import Event, Lane
+from poller.settings import Filterable
 from poller.strands import Assign, Strands
 
 
@@ -99,7 +100,7 @@ class FakeFormat:
     def facts(self, records: Sequence[FakeRecord]) -> FakeFacts:
         return FakeFacts(records)
 
-    def documents(self, records: Sequence[FakeRecord]) -> Iterable[Document]:
+    def documents(self, records: Sequence[FakeRecord], keys: Collection[str]) -> Iterable[Document]:  # noqa: ARG002
         return FakeEvent(records).mapping()["Records"]  # type: ignore[no-any-return]
 
     def event(self, records: Sequence[FakeRecord]) -> FakeEvent:
@@ -110,6 +111,9 @@ class FakeFormat:
 
 
 FORMAT = FakeFormat()
+
+FILTERABLE = Filterable(("id", "key"), "id")
+"""A record's name is its data, in plain text."""
 
 
 # --- a stream ---------------------------------------------------------------------------------------------------------------------
@@ -324,12 +328,20 @@ class FakeQueueLane:
 class FakeQueueSource:
     """A `Source` with the one lane of a `FakeQueue`."""
 
-    def __init__(self, queue: FakeQueue, policy: Redeliver, width: int, gate: Gate, fault: Callable[[str], Any] | None = None) -> None:
+    def __init__(
+        self,
+        queue: FakeQueue,
+        policy: Redeliver,
+        width: int,
+        gate: Gate,
+        fault: Callable[[str], Any] | None = None,
+        lane: type[FakeQueueLane] = FakeQueueLane,
+    ) -> None:
         self.identity, self.format, self.policy = "fake:queue", FORMAT, policy
-        self._queue, self._width, self._gate, self._fault = queue, width, gate, fault
+        self._queue, self._width, self._gate, self._fault, self._lane = queue, width, gate, fault, lane
 
     async def lanes(self) -> AsyncIterator[Lane]:
-        yield FakeQueueLane(self._queue, self._width, self._gate, self._fault)
+        yield self._lane(self._queue, self._width, self._gate, self._fault)
 
     async def aclose(self) -> None:
         return None

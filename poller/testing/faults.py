@@ -1,7 +1,7 @@
 """A store behind a bad line: one life's view of the `Store` that all lives share.
 
 Every call may be refused, done and its answer lost, done twice, or answered late; a *partition* refuses everything for a while. What a
-life asks after its crash is refused before it has any effect.
+life asks after its crash is refused before it has any effect; but a save that is long on its way arrives even if its sender has crashed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Line:
-    """The line between one life and the world. `rate`: how many calls in one meet a fault; 0 once the world has calmed down."""
+    """The line between one life and the world. `rate`: how many calls in one meet a fault; `late`: how many saves in one are long on
+    their way; 0 once the world has calmed down."""
 
     gate: Gate
     random: Random
     counts: Counter[str]
     rate: float = 0.0
+    late: float = 0.0
     cut_until: float = 0.0
     watch: Callable[[str, Any], None] = field(default=lambda _what, _about: None)
 
     async def call(self, what: str, operation: Callable[[], Awaitable[T]]) -> T:
         """`operation`, with a fate drawn for it."""
         self.gate.check()
+        if what == "save" and self.late and self.random.random() < self.late:
+            return await self._late(operation)
         fate = self._fate()
         self.counts[f"{what} {fate}"] += 1
         await asyncio.sleep(self.random.expovariate(200.0))
@@ -51,6 +55,22 @@ class Line:
         if fate == "answer lost":
             raise StoreUnavailable(f"the answer to {what} was lost")
         return result
+
+    async def _late(self, operation: Callable[[], Awaitable[T]]) -> T:
+        self.counts["save arrived late"] += 1
+        arriving = asyncio.ensure_future(self._arrive(operation))
+        arriving.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear of it
+        result = await asyncio.shield(arriving)
+        self.gate.check()
+        return result
+
+    async def _arrive(self, operation: Callable[[], Awaitable[T]]) -> T:
+        await asyncio.sleep(self.random.uniform(0.5, 20.0))
+        return await operation()
+
+    def calm(self) -> None:
+        """No faults from now on."""
+        self.rate = self.late = self.cut_until = 0.0
 
     async def fault(self, what: str) -> None:
         """The same for a source: raise NotConnected, or wait, before it answers."""

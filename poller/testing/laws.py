@@ -75,13 +75,19 @@ def check_waits(actions: Sequence[Action]) -> None:
     require(not any(isinstance(action, Release) for action in actions), f"law 5: a stream takes nothing back: {actions}")
 
 
+def limits_of(policy: Redeliver) -> tuple[int | None, int | None]:
+    """Our limit of receives, the fallback where there is no other, and the queue's."""
+    ours, queues = policy.maximum_receive_count, policy.redrive_count
+    return policy.fallback if ours is None and queues is None else ours, queues
+
+
 def check_limit(policy: Redeliver, batch: Batch, outcome: Outcome, actions: Sequence[Action]) -> None:
     """Law 5, of queues: discarded at our limit, copied at the queue's, of two limits the lower, ours when equal; else released."""
     require(not retries_of(actions), f"law 5: the broker delivers again, nobody else: {actions}")
     failed = set(outcome.indices) if isinstance(outcome, Partial) else set(range(len(batch)))
     receives = {id(record): record.receives for record in batch.records}
     named = {id(batch.records[i]) for i in failed}
-    ours, queues = policy.maximum_receive_count, policy.redrive_count
+    ours, queues = limits_of(policy)
     mine = ours is not None and (queues is None or ours <= queues)
     limit = ours if mine else queues
     for action in actions:

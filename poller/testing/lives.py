@@ -77,7 +77,11 @@ class WatchedLane:
     async def fetch(self, limit: int) -> Fetched:
         self._life.gate.check()
         fetched = await self._lane.fetch(limit)
-        self._world.counts["span resumed"] += len(fetched.resumed)
+        world = self._world
+        world.counts["span resumed"] += len(fetched.resumed)
+        if (fetched.records or fetched.resumed) and not world.calm and world.happens(world.scenario.stumbles):
+            world.count("lane stumbled")
+            raise RuntimeError("what no contract allows, between a fetch and its strands")
         return fetched
 
     async def begin(self, batch: Batch) -> None:

@@ -42,12 +42,14 @@ class Invocation:
 
 @dataclass(slots=True)
 class Oracle:
-    """`keys` and `tokens` of every record by name, per lane; `journal` is the set of names that are in a journal row now."""
+    """`keys` and `tokens` of every record by name, per lane; `unwanted` are those that the filter does not let through; `journal` is the
+    set of names that are in a journal row now."""
 
     rules: Rules
     keys: dict[str, bytes | None]
     tokens: dict[str, int]
     lanes: dict[str, list[str]]
+    unwanted: frozenset[str] = frozenset()
     journal: set[str] = field(default_factory=set)
     handled: set[str] = field(default_factory=set)
     events: int = 0
@@ -74,6 +76,8 @@ class Oracle:
         invocation = Invocation(life, lane, tuple(names))
         self._alone(invocation)
         self._in_order(invocation)
+        if self.unwanted.intersection(names):
+            self.violated(f"{sorted(self.unwanted.intersection(names))} were filtered out, and are invoked")
         again = self.safe.intersection(names)
         if again:
             self.violated(f"law 10: {sorted(again)} were acked before a save, and are invoked again")
@@ -177,7 +181,7 @@ class Oracle:
             self.violated(f"law 12: {name} was deleted, and neither handled nor kept")
 
     def is_done(self, name: str) -> bool:
-        return name in self.handled or name in self.journal
+        return name in self.handled or name in self.journal or name in self.unwanted
 
 
 def poison_bound(size: int, retries: int) -> int:

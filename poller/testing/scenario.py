@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal, cast
 
 from poller.policy import Block, Redeliver
 from poller.protocols import Policy
-from poller.settings import Backoff, Batching, FailureSettings, MappingSettings
+from poller.settings import Backoff, Batching, FailureSettings, FilterSettings, MappingSettings
+from poller.testing.fakes import FILTERABLE
 from poller.testing.oracle import Rules, poison_bound
 
 Kind = Literal["stream", "queue", "fifo"]
 
+WANTED = '{"id": [{"prefix": "r"}]}'
+"""The filter of a scenario that has one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is drawn from a seed before anything runs."""
+    """What is drawn from a seed before anything runs.
+
+    Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save to be long on its way, `stumbles` of a fetch to fail in
+    a way that nobody foresaw.
+    """
 
     kind: Kind
     records: int
@@ -33,6 +41,9 @@ class Scenario:
     visibility: float
     redrive: int | None
     faults: float
+    unwanted: float = 0.0
+    late: float = 0.0
+    stumbles: float = 0.0
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -52,9 +63,9 @@ class Scenario:
             policy = Redeliver(ours, redrive, backoff if failure.backoff_set else None, kind == "fifo" and random.random() < 0.5)
         batching = Batching(size, random.choice((0.0, 0.0, 0.5)))
         settings = MappingSettings("sim", "sim", "function", batching, failure, random.choice((1, 1, 2, 4)))
-        return cls(
+        drawn = cls(
             kind=cast("Kind", kind),
-            records=random.randrange(60, 240),
+            records=random.randrange(60, 240) + 6 * size,  # large batches make few events
             lanes=random.choice((1, 2, 3)) if kind == "stream" else 1,
             keys=random.choice((1, 3, 20)),
             poison=random.choice((0.0, 0.02, 0.1)),
@@ -69,6 +80,14 @@ class Scenario:
             redrive=redrive if kind != "stream" else None,
             faults=random.choice((0.0, 0.03, 0.15)),
         )
+        drawn = drawn.filtered(random.choice((0.0, 0.3, 0.6)))
+        return replace(drawn, late=random.choice((0.0, 0.0, 0.1)), stumbles=random.choice((0.0, 0.0, 0.03)))
+
+    def filtered(self, unwanted: float) -> Scenario:
+        """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""
+        filters = FilterSettings((WANTED,), FILTERABLE, logged=10) if unwanted else None
+        records = round(self.records / (1 - unwanted))
+        return replace(self, records=records, unwanted=unwanted, settings=replace(self.settings, filters=filters))
 
     def rules(self) -> Rules:
         """The bounds that hold in this scenario; none where its settings make them too loose to be worth a check."""

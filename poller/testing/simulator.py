@@ -2,8 +2,9 @@
 
 Everything is drawn from the seed: the settings, the records, which of them are poison, what the function does, and the faults. Workers
 ("lives") crash, stop, restart with another width or batch size, lose their line to the store until their leases run out, and are asked for
-lanes back; every call of store and source may be refused, answered late, twice or never. Then the world calms down, and everything must be
-done: handled, or in the journal. A crash first shuts the life's gate, then cancels its tasks, so that no `finally` can save anything.
+lanes back; every call of store and source may be refused, answered late, twice or never, a save may arrive after its sender's crash, and a
+lane may fail as nobody foresaw. Then the world calms down, and everything must be done: handled, or in the journal. A crash first shuts the
+life's gate, then cancels its tasks, so that no `finally` can save anything.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any, cast
 import orjson
 
 from poller.functions import Function
+from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Busy, Fault, LaneKey, Response, Returned
 from poller.ordered import OrderedSource
 from poller.policy import Redeliver
-from poller.protocols import Source, Store
+from poller.protocols import Lane, Source, Store
 from poller.settings import Context, FunctionSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually
@@ -81,11 +83,15 @@ class World:
     queue: FakeQueue = field(init=False)
     poison: set[str] = field(init=False)
     lives: list[Life] = field(default_factory=list)
+    counters: list[MappingCounters] = field(default_factory=list)
     calm: bool = False
     number: int = 0
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
+
+    def happens(self, chance: float) -> bool:
+        return chance > 0.0 and self.random.random() < chance
 
     # --- the function -----------------------------------------------------------------------------------------------------------
 
@@ -129,13 +135,15 @@ class World:
             if scenario.kind == "queue":
                 key = None
             token[lane] += random.choice((1, 1, 1, 7))
-            plan.append((at, lane, FakeRecord(token[lane], f"r{number:04d}", key, 0.0)))
+            wanted = not scenario.unwanted or random.random() >= scenario.unwanted
+            plan.append((at, lane, FakeRecord(token[lane], f"{'r' if wanted else 'u'}{number:04d}", key, 0.0)))
         self.poison = {record.name for _, _, record in plan if random.random() < scenario.poison}
         self.oracle = Oracle(
             scenario.rules(),
             keys={record.name: record.key for _, _, record in plan},
             tokens={record.name: record.token for _, _, record in plan},
             lanes={lane: [record.name for _, where, record in plan if where == lane] for lane in lanes},
+            unwanted=frozenset(record.name for _, _, record in plan if record.name.startswith("u")),
         )
         return plan
 
@@ -162,23 +170,29 @@ class World:
             settings = replace(settings, width=random.randrange(1, settings.width + 1))
         name = f"life-{self.number}"
         gate = Gate(name)
-        line = Line(gate, random, self.counts, 0.0 if self.calm else scenario.faults, watch=self._watch)
+        line = Line(gate, random, self.counts, scenario.faults, scenario.late, watch=self._watch)
+        if self.calm:
+            line.calm()
         store = LineStore(self.store, line)
         context = Context(settings, store, name, loop.now, Path(), Path())
         life_handler = WatchedHandler(self, cast("Any", None))
         function = Function(FunctionSettings("function", "f", Path(), scenario.timeout, concurrency=scenario.concurrency), life_handler)
         work = Work(settings, function, scenario.policy, "fake", store, MappingCounters(), loop.now, random, Turn())
+        self.counters.append(work.counters)
         life: Life
 
         async def open_source() -> Source:
             await line.fault("open")
             return WatchedSource(self._source(context, gate, line), self, life)
 
-        runner = MappingRunner(work, open_source)
+        runner = MappingRunner(work, open_source, self.lane_runner)
         life = Life(name, gate, line, runner, loop.create_task(runner.run(), name=name))
         life_handler._life = life  # noqa: SLF001 (made of each other)
         self.lives.append(life)
         return life
+
+    def lane_runner(self, lane: Lane, work: Work) -> LaneRunner:
+        return LaneRunner(lane, work)
 
     def _source(self, context: Context, gate: Gate, line: Line) -> Source:
         scenario = self.scenario
@@ -247,7 +261,7 @@ class World:
         await self._storm()
         self.calm = True
         for life in self.lives:
-            life.line.rate, life.line.cut_until = 0.0, 0.0
+            life.line.calm()
         await feeder
         await self._finish()
         self._lawful()
@@ -255,7 +269,13 @@ class World:
             await life.stop(60.0)
         await self._closed()
         self._lawful()
-        return Report(self.seed, self.scenario, self.oracle.events + self.counts.total(), self.counts)
+        events = self.oracle.events + self.counts.total()
+        for counters in self.counters:
+            self.counts["batch split"] += counters.splits
+            self.counts["lane lost"] += counters.lost_lanes
+            self.counts["store waited for"] += counters.save_errors
+        self.counts["redriven"] = len(self.queue.dead)
+        return Report(self.seed, self.scenario, events, self.counts)
 
     def queue_hook(self) -> None:
         """Tell the oracle of every delete."""

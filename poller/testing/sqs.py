@@ -281,5 +281,18 @@ def _shown(message: SentMessage) -> dict[str, Any]:
     }
     if message.attributes:
         shown["MessageAttributes"] = dict(message.attributes)
-        shown["MD5OfMessageAttributes"] = hashlib.md5(repr(message.attributes).encode(), usedforsecurity=False).hexdigest()
+        shown["MD5OfMessageAttributes"] = _digest(message.attributes)
     return shown
+
+
+def _digest(attributes: Mapping[str, Mapping[str, Any]]) -> str:
+    """As SQS counts it (developer guide: "Calculating the MD5 message digest for message attributes")."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for name in sorted(attributes):
+        attribute = attributes[name]
+        binary = attribute.get("BinaryValue")
+        value = attribute.get("StringValue", "").encode() if binary is None else binary
+        for part in (name.encode(), attribute["DataType"].encode()):
+            digest.update(len(part).to_bytes(4, "big") + part)
+        digest.update((b"\1" if binary is None else b"\2") + len(value).to_bytes(4, "big") + value)
+    return digest.hexdigest()

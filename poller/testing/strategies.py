@@ -103,12 +103,20 @@ def blocks(policy: Callable[..., Block] = Block, *, finite: bool = False) -> st.
 
 
 def redelivers(policy: Callable[..., Redeliver] = Redeliver, *, finite: bool = False) -> st.SearchStrategy[Redeliver]:
-    """Settings of a policy for queues. `finite`: with a limit of receives, ours or the queue's."""
+    """Settings of a policy for queues. `finite`: with a limit of receives: ours, the queue's, or the fallback."""
     limit = st.integers(1, 5)
-    both = st.sampled_from(("ours", "queue", "both") if finite else ("ours", "queue", "both", "none"))
+    limits = st.sampled_from(
+        ("ours", "queue", "ours queue", "ours queue fallback", "queue fallback", "fallback", *(() if finite else ("",)))
+    )
     backoff = st.one_of(st.none(), st.just(Backoff(1.0, 60.0)))
 
-    def build(which: str, ours: int, queues: int, waits: Backoff | None, groups: bool) -> Redeliver:
-        return policy(ours if which in {"ours", "both"} else None, queues if which in {"queue", "both"} else None, waits, groups)
+    def build(which: str, ours: int, queues: int, waits: Backoff | None, groups: bool, fallback: int) -> Redeliver:
+        return policy(
+            ours if "ours" in which else None,
+            queues if "queue" in which else None,
+            waits,
+            groups,
+            fallback if "fallback" in which else None,
+        )
 
-    return st.builds(build, both, limit, limit, backoff, st.booleans())
+    return st.builds(build, limits, limit, limit, backoff, st.booleans(), limit)

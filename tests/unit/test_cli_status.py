@@ -19,9 +19,9 @@ from poller.errors import NotConnected
 from poller.metrics import MappingCounters
 from poller.model import Busy, Call, Fault, Response
 from poller.probe import probe
-from poller.protocols import Event, Handler, Source
+from poller.protocols import Event, Handler, Policy, Source
 from poller.registry import CONNECTORS, EntryPoint, Registry
-from poller.settings import Context, Finding, FunctionLog, FunctionSettings, Traits
+from poller.settings import Context, Finding, FunctionLog, FunctionSettings, MappingSettings, Traits
 from poller.status import DaemonStatus, FunctionStatus, HeadSpan, JournalStatus, LaneStatus, MappingStatus, Unready
 
 # --- the page -------------------------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_the_page_shows_what_is_wrong_and_what_is_done() -> None:
     words = [line.split() for line in lines]
     assert "poller.toml: not ready" in lines
     assert "    orders/shard-0: has settled none" in lines
-    assert ["orders", "running", "bill", "12,345", "12,000", "120", "130", "140", "9", "9", "1", "4"] in words
+    assert ["orders", "running", "bill", "12,345", "0", "12,000", "120", "130", "140", "9", "9", "1", "4"] in words
     assert any(line.startswith("mails") and "disabled" in line for line in lines)
     (lane,) = [line for line in lines if line.startswith("orders/shard-0")]
     assert lane.split()[:7] == ["orders/shard-0", "running", "120", "100", "0", "5,000", "2h"]
@@ -145,6 +145,9 @@ class Probing:
 
     def traits(self, options: Any) -> Traits:
         return Traits("stream", 100)
+
+    def policy(self, options: Any, settings: MappingSettings) -> Policy:
+        raise AssertionError("a probe decides nothing")
 
     async def open(self, options: Any, context: Context) -> Source:
         raise AssertionError("a probe opens nothing")

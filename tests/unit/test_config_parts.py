@@ -35,7 +35,8 @@ class QueueConnector:
             raise ConfigError([f"wait 'never' does not fit {options.queue} with {options.password}", f"and {options.password!r}"])
         if options.queue.endswith(".fifo"):
             return Traits("queue", default_batch_size=10, maximum_batch_size=10, maximum_batching_window=0, fifo=True)
-        return Traits("queue", default_batch_size=10)
+        # Of an ARN it is known for certain what it names, whatever the other options.
+        return Traits("queue", default_batch_size=10, identity=options.queue if options.queue.startswith("arn:") else "")
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):

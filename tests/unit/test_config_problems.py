@@ -43,8 +43,8 @@ def complain(folder: Path) -> Complain:
 
 
 KEYS = (
-    "batch_size, bisect_batch_on_function_error, defaults, enabled, function, function_response_types, id, maximum_batching_window, "
-    "maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, parallelization_factor, retry_backoff, source"
+    "batch_size, bisect_batch_on_function_error, defaults, enabled, filters, function, function_response_types, id, log_filtered, "
+    "maximum_batching_window, maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, parallelization_factor, retry_backoff, source"
 )
 
 BAD_KEYS = [
@@ -54,7 +54,8 @@ BAD_KEYS = [
         "MaximumBatchingWindowInSeconds = 1",
         f'.MaximumBatchingWindowInSeconds] found an unknown key; allowed {KEYS}; did you mean "maximum_batching_window"?',
     ),
-    ("filters = []", f".filters] found an unknown key; allowed {KEYS}"),
+    ("filters = [1]", ".filters.0] found 1; allowed a string or a table"),
+    ("log_filtered = 0", ".log_filtered] found 0; allowed a whole number, at least 1"),
     ('on_failure = ["s3://x"]', f".on_failure] found an unknown key; allowed {KEYS}"),
     ("tumbling_window = 1", f".tumbling_window] found an unknown key; allowed {KEYS}"),
     ("batch_size = 0", ".batch_size] found 0; allowed a whole number, at least 1"),
@@ -370,16 +371,37 @@ def test_one_queue_twice_to_one_function_is_a_conflict_as_on_aws(read: Read, com
     assert len(read(mapping() + FUNCTION.replace("functions.f", "functions.g") + other.replace('"f"', '"g"') + QUEUE).mappings) == 2
 
 
+def test_one_stream_twice_to_one_function_is_a_conflict_on_aws_alone(read: Read, complain: Complain) -> None:
+    def twice(defaults: str, function: str = "f") -> str:
+        return mapping(f'defaults = "{defaults}"', source=STREAM) + f'[mappings.n]\nfunction = "{function}"\ndefaults = "aws"\n{STREAM}'
+
+    (problem,) = complain(twice("aws"))
+    assert 'the stream and the function "f" of [mappings.m] (line 1) again; allowed under defaults = "aws": one mapping' in problem
+    assert len(read(twice("safe")).mappings) == 2
+    assert len(read(FUNCTION.replace("functions.f", "functions.g") + twice("aws", "g")).mappings) == 2
+
+
+def test_one_queue_spelt_in_two_ways_is_one_queue(complain: Complain, read: Read) -> None:
+    """The connector knows what its options name."""
+    other = '[mappings.n]\nfunction = "f"\n'
+    one, same = (f'source = {{ type = "sqs", queue = "arn:q", wait = "{wait}" }}\n' for wait in ("5s", "6s"))
+    (problem,) = complain(mapping(source=one) + other + same)
+    assert 'the queue and the function "f" of [mappings.m] (line 1) again' in problem
+    assert len(read(mapping(source=one) + other + same.replace("arn:q", "arn:r")).mappings) == 2
+    unknown = same.replace("arn:q", "q")
+    assert len(read(mapping() + other + unknown).mappings) == 2, "of a name nobody can say what it is"
+
+
 def test_all_problems_come_at_once_in_the_order_of_the_file(complain: Complain) -> None:
     problems = complain(
-        '[poller]\nlog = "x"\n[mappings.m]\nfunction = "ff"\nbatch_size = 20000\nfilters = []\n[mappings.m.source]\ntype = "sqs"\n'
+        '[poller]\nlog = "x"\n[mappings.m]\nfunction = "ff"\nbatch_size = 20000\nfilters = [1]\n[mappings.m.source]\ntype = "sqs"\n'
         'queue = "env:NOPE"\nregoin = "x"\nwait = "never"\nendpoints = [1]\n[functions.f]\nhandler = "x.py:h"\ntimeout = 3\n[extra]\n'
     )
     assert [problem.split(" found")[0] for problem in problems] == [
         "poller.toml:2: [poller.log]",
         "poller.toml:4: [mappings.m.function]",
         "poller.toml:5: [mappings.m.batch_size]",
-        "poller.toml:6: [mappings.m.filters]",
+        "poller.toml:6: [mappings.m.filters.0]",
         "poller.toml:9: [mappings.m.source.queue]",
         "poller.toml:10: [mappings.m.source.regoin]",
         "poller.toml:12: [mappings.m.source.endpoints.0]",

@@ -160,7 +160,7 @@ def test_filters_see_the_body_parsed_where_it_is_json():
 def test_filters_see_a_streams_data_and_kinesis_fields_at_the_top():
     datas = (b'{"a": 1}', b"text", b"\xff\xfe")
     documents = list(EntryFormat("s").documents([Entry("shardId-000000000000", 1, 1.0, "k", data) for data in datas]))
-    assert [document.get("data", "none") for document in documents] == [{"a": 1}, "text", "none"]
+    assert [document["data"] for document in documents] == [{"a": 1}, "text", None]
     assert documents[0]["partitionKey"] == "k" and documents[0]["eventSource"] == "aws:kinesis" and "kinesis" not in documents[0]
 
 

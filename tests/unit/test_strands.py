@@ -409,10 +409,9 @@ def test_nobody_else_takes_an_open_batch_that_is_gone() -> None:
     assert strands.take(second, Batching(1), FORMAT, 0.0) is None
 
 
-def test_law_9_came_across_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_law_9_came_across_everything(tell: Callable[[str], None]) -> None:
     if not REACHED:
         pytest.skip("the law did not run")
-    with capsys.disabled():
-        print("\nstrands: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items())))
+    tell("strands: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items())))
     wanted: dict[str, Any] = {f"{assign}: {count} in flight" for assign in ("any", "hash", "free") for count in (1, 2, 3)}  # type: ignore[assignment]
     assert sorted(what for what in (*wanted, "hash: a span is resumed", "free: recalled", "a key stays") if not REACHED[what]) == []
