@@ -124,6 +124,15 @@ class KafkaSource:
         gone = [topic for topic, partitions in self._membership.partitions().items() if not partitions]
         if gone and self._membership.steady:
             raise NotConnected(f"topic {gone[0]!r} does not exist any more (or this login may not see it)", permanent=True)
+        newer = self._starts.newer & self._membership.assigned
+        self._starts.newer.clear()
+        if newer:
+            # To open them would overwrite what this version cannot read.
+            names = ", ".join(sorted(map(lane_name, newer)))
+            text = (
+                f"{names}: the group's offset was committed by a newer version of poller; the partition waits for a worker of that version"
+            )
+            raise NotConnected(f"{text} (or commit the offset anew with Kafka's tools)", permanent=True)
 
     # --- lanes ------------------------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,6 @@ _NOTES: Mapping[Note, str] = {
     "foreign": "the group's offset was committed by something else than poller; going on from it",
     "moved": "the group's offset was changed by hand; going on from it, with fresh attempts",
     "damaged": "what poller kept beside the group's offset is damaged: going on from the offset, and some records may run again",
-    "newer": "the group's offset was committed by a newer version of poller, whose attempts this one cannot read; "
-    "the partition waits for a worker of that version (or commit the offset anew with Kafka's tools)",
 }
 
 
@@ -40,6 +38,8 @@ class Starts:
         self._width = width
         self._partitions = dict(partitions)
         self._ends: Mapping[TopicPartition, int] = {}
+        self.newer = set[TopicPartition]()
+        """Of those asked for last: committed by a newer version of poller, whose attempts this one cannot read."""
 
     async def note(self) -> None:
         """The moment that LATEST is counted from. Raises KafkaError."""
@@ -53,15 +53,18 @@ class Starts:
         """`committed`: all that the group has committed in the topics. Raises KafkaError."""
         found: dict[TopicPartition, Progress] = {}
         fresh = list[TopicPartition]()
+        self.newer.clear()
         for partition in wanted:
             if partition not in committed:
                 fresh.append(partition)
                 continue
             name, kept = lane_name(partition), restored(*committed[partition])
+            if kept.note == "newer":
+                self.newer.add(partition)
+                continue
             if kept.note in _NOTES:
                 log.warning("%s: %s", name, _NOTES[kept.note], extra={"lane": name})
-            if kept.note != "newer":
-                found[partition] = kept.progress
+            found[partition] = kept.progress
         if fresh:
             positions, origins = await self._first(fresh), self._origins(committed)
             late = [partition for partition in fresh if partition.partition >= origins[partition.topic]]
