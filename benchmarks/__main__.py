@@ -1,6 +1,6 @@
 """All benchmarks, or those named. Ends with 1 when a limit is missed.
 
-python -m benchmarks [engine] [sqs] [local] [journal] [start] [--quick] [--pairs 5] [--folder FOLDER]
+python -m benchmarks [engine] [sqs] [local] [filters] [kafka] [journal] [start] [--quick] [--pairs 5] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ import platform
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from benchmarks.comparison import Comparison, Measure, Result, compare, measured, table
 
-NAMES = ("engine", "sqs", "local", "journal", "start")
+NAMES = ("engine", "sqs", "local", "filters", "kafka", "journal", "start")
 PAIRS, QUICK_PAIRS = 5, 2
 
 
 def chosen(names: Sequence[str], quick: bool) -> list[Comparison]:
     """The comparisons of these benchmarks, in order."""
     return [each for name in names for each in importlib.import_module(f"benchmarks.{name}").comparisons(quick)]
+
+
+def serving(name: str, quick: bool, folder: Path | None) -> AbstractContextManager[Any]:
+    """What the sides of this benchmark need while they run: its `serve`, if it has one."""
+    serve = getattr(importlib.import_module(f"benchmarks.{name}"), "serve", None)
+    return nullcontext() if serve is None else serve(quick, folder)
 
 
 def run(comparisons: Sequence[Comparison], pairs: int, folder: Path | None, measure: Measure) -> list[Result]:
@@ -52,11 +60,19 @@ def main(
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     pairs = options.pairs or (QUICK_PAIRS if options.quick else PAIRS)
-    results = run(choose(options.names or NAMES, options.quick), pairs, options.folder, measure)
+    results = []
+    for name in options.names or NAMES:
+        with serving(name, options.quick, options.folder):
+            results += run(choose([name], options.quick), pairs, options.folder, measure)
     print(f"{pairs} pairs; Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} CPUs")
     print(table(results))
     return 0 if all(result.kept for result in results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import pytest  # in its words a server says what it lacks
+
+    try:
+        sys.exit(main())
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+        sys.exit(str(missing))

@@ -43,15 +43,15 @@ Measure: TypeAlias = Callable[[Side, Path], Reading]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What our figure must keep to: as it is, as a multiple of the other side's, or in excess of it."""
+    """What our figure must keep to: as it is, as a multiple of the other side's, in excess of it; or as a share of its pace."""
 
-    of: Literal["figure", "times", "excess"]
+    of: Literal["figure", "times", "excess", "share"]
     at_most: float | None = None
     at_least: float | None = None
 
     def __str__(self) -> str:
         bound, word = (self.at_least, "at least") if self.at_most is None else (self.at_most, "at most")
-        sign = {"figure": "", "times": "x ", "excess": "+ "}[self.of]
+        sign = {"figure": "", "times": "x ", "excess": "+ ", "share": "share "}[self.of]
         return f"{word} {sign}{bound:g}"
 
     def kept(self, found: float) -> bool:
@@ -86,6 +86,8 @@ class Result:
         found = list(self.ours)
         if of == "times":
             found = [ours / other for ours, other in zip(self.ours, self.other, strict=True)]
+        elif of == "share":
+            found = [other / ours for ours, other in zip(self.ours, self.other, strict=True)]
         elif of == "excess":
             found = [ours - other for ours, other in zip(self.ours, self.other, strict=True)]
         return median(found), min(found), max(found)

@@ -13,24 +13,27 @@ from typing import Any
 from benchmarks.comparison import Reading
 from benchmarks.engine import inline, settings
 from benchmarks.usage import until
+from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.policy import Block
 from poller.protocols import Store
-from poller.settings import Backoff, Context
+from poller.settings import Backoff, Context, MappingSettings
 from poller.stores.sqlite import open_store
 from poller.turn import Turn
 from poller.work import Work
 
 
 @asynccontextmanager
-async def running(connector: Any, options: Any, handler: str, folder: Path, size: int, width: int) -> AsyncIterator[MappingCounters]:
-    """Batches of `size`, `width` at once, into an inline function; the store is a file in `folder`."""
+async def running(
+    connector: Any, options: Any, folder: Path, mapping: MappingSettings, function: Function
+) -> AsyncIterator[MappingCounters]:
+    """This mapping, its store a file in `folder`; the function is closed with it."""
     store: Store = await open_store(folder / "poller.db")
-    mapping, counters = settings(width, size), MappingCounters()
+    counters = MappingCounters()
     context = Context(mapping, store, "benchmark", time.time, folder, folder)
     unset = Block(None, None, False, Backoff())  # the source brings its own
-    work = Work(mapping, inline(handler, width), unset, "", store.journal, counters, time.time, Random(), Turn())
+    work = Work(mapping, function, unset, "", store.journal, counters, time.time, Random(), Turn())
     runner = MappingRunner(work, lambda: connector.open(options, context))
     task = asyncio.get_running_loop().create_task(runner.run())
     try:
@@ -38,9 +41,8 @@ async def running(connector: Any, options: Any, handler: str, folder: Path, size
     finally:
         runner.stop(asyncio.get_running_loop().time() + 10.0)
         await task
+        await function.aclose()
         await store.aclose()
-    if counters.faults:
-        raise SystemExit(f"{counters.faults} invocations failed")
 
 
 async def polled(
@@ -54,6 +56,9 @@ async def polled(
     size: int,
     width: int,
 ) -> Reading:
-    """Microseconds of CPU a record until `records` are counted."""
-    async with running(connector, options, handler, folder, size, width) as counters:
-        return await until(lambda: count(counters), records)
+    """Microseconds of CPU a record until `records` are counted: batches of `size`, `width` at once, into an inline function."""
+    async with running(connector, options, folder, settings(width, size), inline(handler, width)) as counters:
+        reading = await until(lambda: count(counters), records)
+    if counters.faults:
+        raise SystemExit(f"{counters.faults} invocations failed")
+    return reading

@@ -12,29 +12,46 @@ from benchmarks.comparison import Reading
 ENOUGH = 10_000
 """Records, for a warm start of their tenth."""
 
+LOOK_SECONDS = 0.02
+"""How often `until` looks."""
+
+
+def settle_down() -> None:
+    """What was made so far lives as long as the process: the collector need not look at it again, on any side (the daemon does so too)."""
+    gc.collect()
+    gc.freeze()
+
 
 async def per_record(once: Callable[[], Awaitable[None]], records: int, rounds: int) -> Reading:
     """Microseconds of CPU a record of `rounds` times `once`, after one time for a warm start."""
     await once()
-    # What was made so far lives as long as the process; the collector need not look at it again, on either side.
-    gc.collect()
-    gc.freeze()
+    settle_down()
     began = time.process_time()
     for _ in range(rounds):
         await once()
     return Reading((time.process_time() - began) / (rounds * records) * 1e6)
 
 
-async def until(count: Callable[[], int], records: int) -> Reading:
-    """Microseconds of CPU a record while `count` goes from 0 to `records`: of something that is about to run, the first tenth left out."""
+async def until(count: Callable[[], int], records: int, clock: Callable[[], float] = time.process_time) -> Reading:
+    """Microseconds a record while `count` goes from 0 to `records`: of something that is about to run, the first tenth left out.
+
+    Of CPU, or of what else the clock tells.
+    """
     # Few records are gone between two looks: that shows that it runs, and is no figure.
-    first, began = await _reached(count, records // 10 if records >= ENOUGH else 0)
-    last, ended = await _reached(count, records)
+    first, began = await _reached(count, records // 10 if records >= ENOUGH else 0, clock)
+    last, ended = await _reached(count, records, clock)
     return Reading((ended - began) / (last - first) * 1e6)
 
 
-async def _reached(count: Callable[[], int], aim: int) -> tuple[int, float]:
+async def lasted(count: Callable[[], int], records: int) -> Reading:
+    """Seconds from the first one counted until `records` are."""
+    _, began = await _reached(count, 1, time.perf_counter, 0.001)
+    _, ended = await _reached(count, records, time.perf_counter, 0.001)
+    return Reading(ended - began)
+
+
+async def _reached(count: Callable[[], int], aim: int, clock: Callable[[], float], every: float = LOOK_SECONDS) -> tuple[int, float]:
     # Looking is cheap, and every look takes both: it does not matter that the count is a little over.
     while (reached := count()) < aim:  # noqa: ASYNC110 (what counts must not pay for telling)
-        await asyncio.sleep(0.02)
-    return reached, time.process_time()
+        await asyncio.sleep(every)
+    return reached, clock()

@@ -126,9 +126,10 @@ def text_of(error: BaseException) -> str:
 
 def frames(trace: TracebackType | None) -> tuple[str, ...]:
     """The function's own frames as Lambda shows them: what led to it (ours, importlib's, asyncio's) is left out."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_FUNCTIONS):
+        trace = trace.tb_next
     entries = [(frame.filename, frame.lineno, frame.name, frame.line) for frame in traceback.extract_tb(trace)]
-    first = next((at for at, entry in enumerate(entries) if not entry[0].startswith(_NOT_THE_FUNCTIONS)), len(entries))
-    lines = traceback.format_list(entries[first:])  # type: ignore[arg-type]  # a line may be None: allowed, not declared
+    lines = traceback.format_list(entries)  # type: ignore[arg-type]  # a line may be None: allowed, not declared
     return tuple(line.rstrip("\n").encode("utf-8", "replace").decode("utf-8") for line in lines)
 
 

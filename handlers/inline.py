@@ -114,14 +114,26 @@ class Inline:
             task = asyncio.ensure_future(function(event.mapping(), context))
         except Exception as error:  # it takes other arguments
             return self._fault(error, call.request_id)
+        # What asyncio.wait does, for one task and at a third of its price: every async invocation pays for it.
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        task.add_done_callback(wake)
+        timer = loop.call_later(max(0.0, call.deadline - time.time()), wake)
         try:
-            await asyncio.wait((task,), timeout=max(0.0, call.deadline - time.time()))
+            await over
             if not task.done():
                 await self._end(task)
                 return faults.timed_out(call.request_id, call.timeout)
         except asyncio.CancelledError:
             await self._end(task)
             raise
+        finally:
+            timer.cancel()
         if task.cancelled():
             return Fault("error", "CancelledError", "the function cancelled itself")
         raised = task.exception()

@@ -136,6 +136,7 @@ class LaneRunner:
                 signs.state = "running"
             signs.read_at = self.work.clock()
             take(fetched)
+            del fetched  # else the whole fetch lives until the next one: its records are freed batch by batch
             if turn.over():
                 await turn.yield_()
 
@@ -271,7 +272,9 @@ class LaneRunner:
             await runner.run(self._cut, self._done)
         finally:
             runner.task = None
-        self._start()
+        # A strand's end changes nothing for the others: only the open batch of all, or a window's timer, needs a look at them.
+        if not self._ordered or self._batching.window or self._strands.can_cut(runner.strand, self._batching, self._loop.time()):
+            self._start()
 
     def _cut(self) -> None:
         self._wake.set()

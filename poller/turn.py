@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 SLICE_SECONDS = 0.010
 
 
 class Turn:
-    """Shared by every runner of a loop: a slice for each would add up."""
+    """Shared by every runner of a loop: a slice for each would add up. Each round of the loop goes on with one who waits, in turn."""
 
-    __slots__ = ("_loop", "_until")
+    __slots__ = ("_loop", "_until", "_waiting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     def over(self) -> bool:
         """Whether it is time to `yield_`: the slice since the last one is used up."""
@@ -22,5 +24,18 @@ class Turn:
 
     async def yield_(self) -> None:
         """Let everyone else run; a new slice begins when we are back."""
-        await asyncio.sleep(0)
-        self._until = self._loop.time() + SLICE_SECONDS
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        if not self._waiting:
+            self._loop.call_soon(self._next)
+        self._waiting.append(waiter)
+        await waiter
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._until = self._loop.time() + SLICE_SECONDS
+                break
+        if self._waiting:
+            self._loop.call_soon(self._next)

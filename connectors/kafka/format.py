@@ -177,8 +177,8 @@ def _elements(records: Sequence[Record]) -> list[dict[str, Any]]:
             "offset": record.offset,
             "timestamp": record.timestamp,
             "timestampType": types[record.timestamp_type],
-            "key": base64(key, newline=False).decode("ascii"),
-            "value": base64(value, newline=False).decode("ascii"),
+            "key": base64(key, newline=False).decode(),
+            "value": base64(value, newline=False).decode(),
             "headers": _headers(record.headers) if record.headers else [],
         }
         if (value := record.value) is not None and (key := record.key) is not None
@@ -188,7 +188,7 @@ def _elements(records: Sequence[Record]) -> list[dict[str, Any]]:
             "offset": record.offset,
             "timestamp": record.timestamp,
             "timestampType": types[record.timestamp_type],
-            "value": base64(value, newline=False).decode("ascii"),
+            "value": base64(value, newline=False).decode(),
             "headers": _headers(record.headers) if record.headers else [],
         }
         if value is not None
@@ -207,7 +207,7 @@ def _tombstone(record: Record) -> dict[str, Any]:
         "timestampType": TIMESTAMP_TYPES[record.timestamp_type],
     }
     if record.key is not None:
-        element["key"] = b2a_base64(record.key, newline=False).decode("ascii")
+        element["key"] = b2a_base64(record.key, newline=False).decode()
     return element | {"value": None, "headers": _headers(record.headers)}
 
 

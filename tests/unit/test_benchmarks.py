@@ -28,6 +28,8 @@ def result(limit: Limit | None, ours: list[float], other: list[float]) -> Result
         (Limit("times", at_most=1.3), [1.4, 2.8, 3.0], [1.0, 2.0, 3.0], 1.4, False),
         (Limit("times", at_least=0.5), [4.0], [10.0], 0.4, False),
         (Limit("times", at_least=0.5), [5.0], [10.0], 0.5, True),
+        (Limit("share", at_least=0.8), [5.0, 2.0, 9.0], [4.0, 1.6, 9.0], 0.8, True),
+        (Limit("share", at_least=0.8), [5.0], [3.9], 0.78, False),
         (Limit("excess", at_most=10), [70.0], [60.0], 10.0, True),
         (Limit("excess", at_most=10), [70.5], [60.0], 10.5, False),
         (Limit("figure", at_most=200), [201.0], [1.0], 201.0, False),
@@ -121,7 +123,7 @@ async def test_the_canned_server_gives_out_what_it_has() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.servers) if name == "kafka" else name for name in NAMES])
 def test_it_runs_from_the_command_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--quick", "--pairs", "1", "--folder", str(tmp_path)]) in {0, 1}
     assert "1 pairs" in capsys.readouterr().out
