@@ -119,7 +119,7 @@ def explain(
 
 def _most_invocations(policy: Block | Redeliver, size: int, kind: Kind) -> int | None:
     if isinstance(policy, Redeliver):
-        return min((count for count in (policy.maximum_receive_count, policy.redrive_count) if count is not None), default=None)
+        return min((count for count in (policy.limit, policy.redrive_count) if count is not None), default=None)
     if policy.maximum_retry_attempts is None:
         return None
     once = policy.maximum_retry_attempts + 1

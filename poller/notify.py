@@ -29,6 +29,11 @@ class Notifier:
         watchdog = int(microseconds) / 1e6 if ours and microseconds.isascii() and microseconds.isdigit() else 0.0
         return cls(environment.get("NOTIFY_SOCKET"), watchdog or None)
 
+    @property
+    def heard(self) -> bool:
+        """Whether there is anyone to tell."""
+        return self._address is not None
+
     def ready(self) -> bool:
         """Started, or reloaded."""
         return self._send("READY=1")

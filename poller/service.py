@@ -21,8 +21,12 @@ from poller.daemon import Daemon, socket_path
 from poller.errors import ConfigError, PollerError
 from poller.notify import Notifier
 from poller.registry import Registry
+from poller.status import DaemonStatus
 
 log = logging.getLogger("poller.service")
+
+STATUS_SECONDS = 5.0
+"""How often it is looked whether the service manager should be told something else."""
 
 CLOSING_SECONDS = 15.0
 """What a stop may take besides `shutdown_grace`: killing functions, saving progress, closing the store."""
@@ -63,7 +67,11 @@ class Service:
         """See `serve`."""
         loop = asyncio.get_running_loop()
         running = loop.create_task(self.daemon.run(self._ready), name="daemon")
-        beside = [loop.create_task(self.notifier.watch(lambda: True)), loop.create_task(self._reload_on_hangup())]
+        beside = [
+            loop.create_task(self.notifier.watch(lambda: True)),
+            loop.create_task(self._reload_on_hangup()),
+            loop.create_task(self._tell_status()),
+        ]
         # Before anything can be started: the system's own answer to SIGHUP would be to end us.
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,18 +95,31 @@ class Service:
         gc.collect()
         gc.freeze()
         daemon = self.daemon
-        count = len(daemon.running)
-        text = f"{count} mapping{'' if count == 1 else 's'}, health at http://{daemon.address}/readyz"
-        log.info("ready: %s, control at %s", text, socket_path(daemon.config))
-        self.notifier.status(text)
-        self.notifier.ready()
+        away = [f"{name} is {each.runner.state}" for name, each in daemon.running.items() if each.runner.state != "running"]
+        how = f"started, but {', '.join(away)}" if away else "ready"
+        log.info("%s: %s, control at %s", how, _parts(daemon), socket_path(daemon.config))
+        # Even while a source is away: the service manager can do nothing about it but kill us. STATUS and /readyz say what is wrong.
+        if not daemon.stopping.is_set():
+            self.notifier.ready()
         self._started.set()
+
+    async def _tell_status(self) -> None:
+        """What `systemctl status` shows: whether all is well, and if not, what is not."""
+        await self._started.wait()
+        told = ""
+        while self.notifier.heard and not self.daemon.stopping.is_set():
+            line = _line(await self.daemon.status(), _parts(self.daemon))
+            if line != told:
+                self.notifier.status(line)
+                told = line
+            await asyncio.sleep(STATUS_SECONDS)
 
     def _stop(self, number: int, running: asyncio.Task[None]) -> None:
         if not self.daemon.stopping.is_set():
             grace = self.daemon.config.shutdown_grace
             log.info("%s: stopping; running functions have %.0f s to finish", signal.Signals(number).name, grace)
             self.notifier.stopping()
+            self.notifier.status(f"stopping: running functions have {grace:.0f} s to finish")
             self.notifier.extend(grace + CLOSING_SECONDS)
             self.daemon.stop()
             return
@@ -129,3 +150,15 @@ class Service:
             log.info("reloaded: %s", ", ".join(changes) or "nothing has changed")
         finally:
             self.notifier.ready()
+
+
+def _parts(daemon: Daemon) -> str:
+    count = len(daemon.running)
+    return f"{count} mapping{'' if count == 1 else 's'}, health at http://{daemon.address}/readyz"
+
+
+def _line(status: DaemonStatus, parts: str) -> str:
+    if status.ready:
+        return f"ready: {parts}"
+    more = f" (and {len(status.reasons) - 1} more)" if len(status.reasons) > 1 else ""
+    return f"not ready: {status.reasons[0]}{more}; {parts}"

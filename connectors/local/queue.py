@@ -17,7 +17,7 @@ from poller.errors import NotConnected
 from poller.model import Ack, Action, Batch, Discard, Fetched, Release, Retry
 from poller.policy import Redeliver
 from poller.protocols import Lane
-from poller.settings import Context, FailureSettings, Finding
+from poller.settings import Context, Finding
 from poller.strands import Strands
 from poller.units import duration, show_duration
 
@@ -25,9 +25,6 @@ log = logging.getLogger("poller.local")
 
 POLL_SECONDS = 5.0
 """How long a fetch waits for messages, like a long poll."""
-
-SAFE_RECEIVES = 10
-"""A safe mapping's receive limit where neither it nor a redrive policy sets one: else a poison message is tried for ever."""
 
 EXPIRY_SECONDS = 60.0
 """How often messages past their retention are looked for."""
@@ -200,21 +197,11 @@ def _groups(records: Iterable[Message]) -> set[str]:
     return {record.group for record in records if record.group is not None}
 
 
-def redeliver(options: QueueOptions, failure: FailureSettings, safe: bool) -> Redeliver:
-    """The policy of a queue with these options."""
-    redrive = None if options.redrive is None else options.redrive.maximum_receive_count
-    ours = failure.maximum_receive_count
-    if ours is None and redrive is None and safe:
-        ours = SAFE_RECEIVES
-    backoff = failure.backoff if failure.backoff_set else None
-    return Redeliver(maximum_receive_count=ours, redrive_count=redrive, backoff=backoff, groups=options.release_failed_groups)
-
-
 class QueueSource:
     """See `Source`."""
 
-    def __init__(self, options: QueueOptions, context: Context, database: Database, queue: Queue) -> None:
-        self.policy = redeliver(options, context.mapping.failure, context.mapping.safe)
+    def __init__(self, policy: Redeliver, context: Context, database: Database, queue: Queue) -> None:
+        self.policy = policy
         self.format = MessageFormat(queue.name)
         self.identity = f"local-queue:{database.identity}:{queue.name}"
         self._context = context
@@ -224,14 +211,14 @@ class QueueSource:
         self._closed = False
 
     @classmethod
-    async def open(cls, options: QueueOptions, context: Context) -> QueueSource:
+    async def open(cls, options: QueueOptions, context: Context, policy: Redeliver) -> QueueSource:
         database = await Database.acquire(context.state)
         try:
             queue = await database.write(lambda connection: ensure_queue(connection, options))
         except BaseException:
             await database.release()
             raise
-        return cls(options, context, database, queue)
+        return cls(policy, context, database, queue)
 
     async def lanes(self) -> AsyncIterator[Lane]:
         self._lane = QueueLane(self._database, self._queue, self._context, self.format)

@@ -6,13 +6,15 @@ One queue is one lane: unkeyed for standard queues; keyed by message group for F
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from connectors.sqs.queue import Where, where
+from connectors.sqs.queue import FALLBACK_VISIBILITY, Where, identity, where
 from poller.errors import ConfigError
-from poller.settings import Context, Finding, Traits
+from poller.policy import Redeliver
+from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
 from poller.units import duration
 
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 20
 """SQS's own limit of a long poll, in seconds."""
+
+_KEYS = ("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfMessageAttributes", "md5OfBody")
+
+FILTERABLE = Filterable((*_KEYS, "eventSource", "eventSourceARN", "awsRegion"), "body")
+
+ASSUMED = (
+    "the queue's own redrive policy and visibility timeout are known only when it is asked; assumed here: no redrive policy, and "
+    f"{FALLBACK_VISIBILITY}s"
+)
 
 
 class SqsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,9 +91,13 @@ class SqsConnector:
             problems.append(f"endpoint is {options.endpoint!r}; write a URL (http://127.0.0.1:9324)")
         if problems or named is None or wait is None:
             raise ConfigError(problems)
-        if named.fifo:
-            return Traits("queue", default_batch_size=10, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True)
-        return Traits("queue", default_batch_size=10)
+        what = identity(named, options.region, options.profile, options.endpoint, options.role_arn)
+        traits = Traits("queue", 10, filterable=FILTERABLE, identity=what, visibility=FALLBACK_VISIBILITY, assumed=(ASSUMED,))
+        return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if named.fifo else traits
+
+    def policy(self, options: SqsOptions, settings: MappingSettings) -> Redeliver:
+        """Without the queue's own limit: that is asked for by `open`."""
+        return Redeliver.of(settings, None, options.release_failed_groups)
 
     async def open(self, options: SqsOptions, context: Context) -> SqsSource:
         from connectors.sqs.source import connections, open_source
@@ -91,12 +106,12 @@ class SqsConnector:
         settings = context.mapping
         client = await self._connect(options, connections(settings))
         wait = int(duration(options.wait_time))
-        return await open_source(client, where(options.queue), settings, wait, options.release_failed_groups)
+        return await open_source(client, where(options.queue), settings, wait, self.policy(options, settings))
 
     async def probe(self, options: SqsOptions, context: Context, timeout: float) -> list[Finding]:
         from connectors.sqs.probe import probe
 
-        return await probe(lambda: self._connect(options, 2), where(options.queue), context.mapping, timeout)
+        return await probe(lambda: self._connect(options, 2), where(options.queue), self.policy(options, context.mapping), timeout)
 
 
 def _read(options: SqsOptions, problems: list[str]) -> tuple[Where | None, int | None]:

@@ -7,17 +7,18 @@ from collections.abc import Awaitable, Callable
 from connectors.sqs.client import SqsClient
 from connectors.sqs.entries import entries, hidden
 from connectors.sqs.queue import Queue, Where
-from connectors.sqs.source import find, policy
+from connectors.sqs.source import find
 from poller.errors import NotConnected, SourceError
-from poller.settings import Finding, MappingSettings
+from poller.policy import Redeliver
+from poller.settings import Finding
 from poller.units import show_duration
 
 NOBODYS = "poller-check"
 """A receipt handle that no message has: SQS refuses the entry, but only after it has agreed to the call."""
 
 
-async def probe(connect: Callable[[], Awaitable[SqsClient]], named: Where, settings: MappingSettings, timeout: float) -> list[Finding]:
-    """`timeout`: the function's, in seconds. Raises nothing of SQS."""
+async def probe(connect: Callable[[], Awaitable[SqsClient]], named: Where, policy: Redeliver, timeout: float) -> list[Finding]:
+    """`policy`: without the queue's own limit. `timeout`: the function's, in seconds. Raises nothing of SQS."""
     try:
         client = await connect()
     except (NotConnected, SourceError) as error:
@@ -32,7 +33,7 @@ async def probe(connect: Callable[[], Awaitable[SqsClient]], named: Where, setti
             ),
             *await _permissions(client, found),
             _visibility(found, timeout),
-            _redrive(found, settings),
+            _redrive(found, policy),
         ]
     except (NotConnected, SourceError) as error:
         return [Finding("error", str(error))]
@@ -65,12 +66,11 @@ def _visibility(found: Queue, timeout: float) -> Finding:
     return Finding("ok", f"{found.name}: visibility timeout {visibility} covers the function's timeout {show_duration(timeout)}")
 
 
-def _redrive(found: Queue, settings: MappingSettings) -> Finding:
+def _redrive(found: Queue, policy: Redeliver) -> Finding:
     if found.redrive_count is not None:
         where_to = found.dead_letter.rpartition(":")[2] or "its dead-letter queue"
         return Finding("ok", f"{found.name}: after {found.redrive_count} receives the queue moves a message to {where_to}")
-    ours = policy(settings.failure, None, settings.safe, False).maximum_receive_count
-    if ours is None:
+    if policy.limit is None:
         text = "has no redrive policy, and the mapping no maximum_receive_count: a message that always fails comes for ever"
         return Finding("warning", f"{found.name} {text}")
-    return Finding("ok", f"{found.name} has no redrive policy: after {ours} receives a message is kept in the journal and deleted")
+    return Finding("ok", f"{found.name} has no redrive policy: after {policy.limit} receives a message is kept in the journal and deleted")

@@ -29,6 +29,7 @@ class Where:
 
 _ARN = re.compile(r"arn:[\w-]+:sqs:([\w-]+):(\w+):([\w.-]+)")
 _URL = re.compile(r"https?://([^/]+)/(?:.*/)?([\w.-]+)")
+_ACCOUNT = re.compile(r"https?://[^/]+/(\d{12})/[\w.-]+")
 _HOST = re.compile(r"(?:sqs\.([\w-]+)|([\w-]+)\.queue)\.[\w.-]+(?::\d+)?")
 _NAME = re.compile(r"[\w-]{1,80}|[\w-]{1,75}\.fifo")
 
@@ -43,6 +44,18 @@ def where(queue: str) -> Where:
     if _NAME.fullmatch(queue):
         return Where(queue)
     raise ValueError(f"{queue!r} is no SQS queue; write its name, its URL or its ARN (arn:aws:sqs:<region>:<account>:<name>)")
+
+
+def identity(named: Where, region: str | None, profile: str | None, endpoint: str | None, role: str | None) -> str:
+    """Which queue the options mean, however they spell it: equal only where it is the same queue for certain.
+
+    A name is of the credentials' account, which only AWS can tell: it equals the same name under the same credentials, and no ARN.
+    """
+    account = named.owner or (found[1] if named.url and (found := _ACCOUNT.fullmatch(named.url)) else None)
+    # Of a URL that is not AWS's own, the host says which service is meant.
+    place = endpoint or (named.url.removesuffix(named.name) if named.url and named.region is None else "")
+    credentials = f"{profile or ''} {role or ''}"
+    return " ".join((place.rstrip("/"), named.region or region or f"region of {credentials}", account or credentials, named.name))
 
 
 @dataclass(frozen=True, slots=True)

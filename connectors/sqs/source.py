@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from math import ceil
 
 from connectors.sqs.client import MOST, SqsClient
@@ -13,12 +14,9 @@ from connectors.sqs.queue import Queue, Where, queue
 from poller.errors import SourceError
 from poller.policy import Redeliver
 from poller.protocols import Format, Lane, Policy
-from poller.settings import FailureSettings, MappingSettings
+from poller.settings import MappingSettings
 
 log = logging.getLogger("poller.sqs")
-
-SAFE_RECEIVES = 10
-"""`defaults = "safe"`: where neither the mapping nor the queue has a limit, a message is given up after so many receives."""
 
 MOST_RECEIVES = 32
 """ReceiveMessage at once: ten each, and their answers come in milliseconds, so more would only wait for our own processor."""
@@ -38,14 +36,6 @@ def connections(settings: MappingSettings) -> int:
     return receives(settings) + min(settings.width, 64) + SPARE_CONNECTIONS
 
 
-def policy(failure: FailureSettings, redrive_count: int | None, safe: bool, groups: bool) -> Redeliver:
-    """What the mapping says, and what the queue does by itself."""
-    ours = failure.maximum_receive_count
-    if ours is None and redrive_count is None and safe:
-        ours = SAFE_RECEIVES
-    return Redeliver(ours, redrive_count, failure.backoff if failure.backoff_set else None, groups)
-
-
 async def find(client: SqsClient, named: Where) -> Queue:
     """Ask for the queue. Raises NotConnected, SourceError."""
     url = named.url or await client.queue_url(named.name, named.owner)
@@ -55,9 +45,9 @@ async def find(client: SqsClient, named: Where) -> Queue:
 class SqsSource:
     """One queue."""
 
-    def __init__(self, client: SqsClient, found: Queue, settings: MappingSettings, wait: int, groups: bool) -> None:
+    def __init__(self, client: SqsClient, found: Queue, settings: MappingSettings, wait: int, policy: Redeliver) -> None:
         self.identity = found.arn
-        self.policy: Policy = policy(settings.failure, found.redrive_count, settings.safe, groups)
+        self.policy: Policy = replace(policy, redrive_count=found.redrive_count)
         self.format: Format = SqsFormat(found.arn, found.region)
         self._client = client
         self._queue = found
@@ -76,8 +66,8 @@ class SqsSource:
         await self._client.aclose()
 
 
-async def open_source(client: SqsClient, named: Where, settings: MappingSettings, wait: int, groups: bool) -> SqsSource:
-    """Takes the client over: closes it if this fails. Raises NotConnected, SourceError."""
+async def open_source(client: SqsClient, named: Where, settings: MappingSettings, wait: int, policy: Redeliver) -> SqsSource:
+    """Takes the client over: closes it if this fails. `policy`: without the queue's own limit. Raises NotConnected, SourceError."""
     try:
         found = await find(client, named)
         if found.fifo != named.fifo:
@@ -87,4 +77,4 @@ async def open_source(client: SqsClient, named: Where, settings: MappingSettings
         raise
     if found.visibility == 0:
         log.warning("%s: its visibility timeout is 0; messages are hidden for %d s while they are handled", found.name, found.hidden)
-    return SqsSource(client, found, settings, wait, groups)
+    return SqsSource(client, found, settings, wait, policy)

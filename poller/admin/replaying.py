@@ -22,7 +22,8 @@ from poller.config import MappingConfig
 from poller.errors import StoreError
 from poller.functions import Function
 from poller.model import Selection
-from poller.protocols import Journal
+from poller.protocols import Journal, Policy
+from poller.registry import Registry
 from poller.replay import Tally, preview
 from poller.replay import replay as replay_mapping
 
@@ -36,6 +37,7 @@ class Replaying:
 
     journal: Journal
     mappings: Iterable[MappingConfig]
+    registry: Registry
     function: Callable[[str], Function]
     clock: Callable[[], float]
     random: Random
@@ -45,14 +47,15 @@ class Replaying:
         """`poller.replay.Tally`s of the whole as plain values, the last one final. Closing it stops the run in order.
 
         Raises StoreError for ids that are not there and for rows of a mapping that is not configured, before anything has begun;
-        ConfigError for an id that may be several; and what `poller.replay.replay` raises.
+        PluginError if a mapping's connector is not there any more, ConfigError for an id that may be several; and what
+        `poller.replay.replay` raises.
         """
         wanted = await self._wanted(selection)
         run, owner = _names()
         done: Counter[str] = Counter()
-        expected = sum(rows for _, rows in wanted)
+        expected = sum(rows for _, _, rows in wanted)
         yield {**asdict(Tally()), "total_rows": expected}
-        for mapping, rows in wanted:
+        for mapping, policy, rows in wanted:
             expected -= rows
             last: dict[str, int] = {}
             async with aclosing(
@@ -61,6 +64,7 @@ class Replaying:
                     replace(selection, mapping=mapping.settings.id),
                     self.function(mapping.settings.function),
                     mapping.settings,
+                    policy=policy,
                     run=run,
                     owner=owner,
                     clock=self.clock,
@@ -74,8 +78,8 @@ class Replaying:
                     yield {**told, "total_rows": told["total_rows"] + expected}
             done.update(last)
 
-    async def _wanted(self, selection: Selection) -> list[tuple[MappingConfig, int]]:
-        """The mappings of the rows, each with how many there are."""
+    async def _wanted(self, selection: Selection) -> list[tuple[MappingConfig, Policy, int]]:
+        """The mappings of the rows, each with its source's policy and how many rows there are."""
         missing = [each for each in selection.ids if not await self.journal.count(Selection(ids=(each,), states=()))]
         if missing:
             raise StoreError(f"no such failure in the journal: {', '.join(missing)}")
@@ -87,7 +91,10 @@ class Replaying:
                 f'failures of {", ".join(strange)}: no mapping has that id now; give one `id = "{strange[0]}"` to run them with, '
                 "or replay a --mapping that is configured"
             )
-        return [(known[each], count.rows) for each, count in counts.items()]
+        return [(known[each], self._policy(known[each]), count.rows) for each, count in counts.items()]
+
+    def _policy(self, mapping: MappingConfig) -> Policy:
+        return self.registry.connector(mapping.type).policy(mapping.options, mapping.settings)
 
 
 def command(daemon: Daemon) -> Command:
@@ -106,6 +113,7 @@ def command(daemon: Daemon) -> Command:
         replaying = Replaying(
             daemon.store.journal,
             config.mappings.values(),
+            daemon.registry,
             daemon.functions.__getitem__,
             daemon.clock,
             daemon.random,

@@ -23,4 +23,7 @@ def explain(mapping: str, poison: int, batch_size: int | None, kind: str | None,
     from poller.registry import Registry
 
     found = explained(load_config(config_path), Registry(), mapping, poison, batch_size, kind)
-    click.echo(json_line(found.explanation.as_dict()) if as_json else "\n".join([*found.explanation.lines(), *found.notes]))
+    if as_json:
+        click.echo(json_line({**found.explanation.as_dict(), "assumed": found.assumed}))
+    else:
+        click.echo("\n".join([*found.explanation.lines(), *found.assumed]))

@@ -75,7 +75,8 @@ async def _alone(config: Config, selection: Selection, concurrency: int | None) 
         return functions[name]
 
     async with opened(config) as store:
-        replaying = Replaying(store.journal, config.mappings.values(), function, time.time, Random(), config.shutdown_grace)
+        mappings, grace = config.mappings.values(), config.shutdown_grace
+        replaying = Replaying(store.journal, mappings, registry, function, time.time, Random(), grace)
         try:
             async with aclosing(replaying.run(selection, concurrency or os.cpu_count() or 1)) as tallies:
                 async for tally in tallies:

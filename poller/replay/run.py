@@ -3,8 +3,8 @@
     selection -> ids -> ReplaySource --claims a row--> JournalLane -> LaneRunner -> function
                                        (at most `concurrency` at once, oldest first)
 
-Policy: Block with the mapping's limits. Nothing is too old for a replay, and attempts count from 1. A row runs as the batch it was; if it
-fails again it blocks only itself. What becomes of it: lane.py. Who may run it: claims.py. What would run: counting.py.
+Policy: Block, with the limits of the mapping's own policy. Nothing is too old for a replay, and attempts count from 1. A row runs as the
+batch it was; if it fails again it blocks only itself. What becomes of it: lane.py. Who may run it: claims.py. What would run: counting.py.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Entry, Selection
-from poller.policy import Block
-from poller.protocols import Journal, Lane, Source
+from poller.policy import Block, Redeliver
+from poller.protocols import Journal, Lane, Policy, Source
 from poller.replay.claims import Claims
 from poller.replay.counting import pages
 from poller.replay.format import FORMAT
@@ -41,13 +41,18 @@ RETRIES = 10
 """How often a row is tried again where the mapping sets no limit: a replay must end. (What `defaults = "safe"` has.)"""
 
 
-def block(failure: FailureSettings, partial: Literal["cut", "listed"] = "cut") -> Block:
-    """The policy of a replay. `partial`: as the mapping's source has it; "cut" never loses a record, whatever the function means by it
-    (a function that stops at the first failure names that one only), "listed" spares the good ones behind it a second run."""
-    received, retries = failure.maximum_receive_count, failure.maximum_retry_attempts
-    if received is not None:
-        retries = received - 1
-    return Block(RETRIES if retries is None else retries, None, failure.bisect, failure.backoff, partial)
+def block(policy: Policy, failure: FailureSettings) -> Block:
+    """The policy of a replay, from the one of the mapping's source: a partial failure means what it means there, and of a queue's limit of
+    receives the first is no retry. Where a policy does not tell, "cut" loses no record, whatever the function means by naming some."""
+    if isinstance(policy, Block):
+        retries = policy.maximum_retry_attempts
+        return changed(policy, maximum_retry_attempts=RETRIES if retries is None else retries, maximum_record_age=None, retention=None)
+    if not isinstance(policy, Redeliver):
+        return Block(RETRIES, None, failure.bisect, failure.backoff, "cut")
+    receives = policy.redrive_count if policy.limit is None else policy.limit
+    # A queue deletes what is not named, unless later records of a failed group are given back with it.
+    partial: Literal["cut", "listed"] = "cut" if policy.groups else "listed"
+    return Block(RETRIES if receives is None else receives - 1, None, failure.bisect, failure.backoff, partial)
 
 
 @dataclass(slots=True)
@@ -167,8 +172,9 @@ class ReplaySource:
 class Replay:
     """One run of a selection, in a running loop. `report` is called whenever the `tally` has changed.
 
-    Rows of the mapping `settings.id` are meant, unless the selection names another: then those run with this function. Copies of what is
-    in a queue's dead-letter queue run only if `selection.copies`. `run` and `owner` belong to this run alone.
+    Rows of the mapping `settings.id` are meant, unless the selection names another: then those run with this function. `policy` is that of
+    the mapping's source (`Connector.policy`). Copies of what is in a queue's dead-letter queue run only if `selection.copies`. `run` and
+    `owner` belong to this run alone.
     """
 
     def __init__(
@@ -178,18 +184,18 @@ class Replay:
         function: Function,
         settings: MappingSettings,
         *,
+        policy: Policy,
         run: str,
         owner: str,
         clock: Callable[[], float],
         random: Random,
         concurrency: int = 1,
-        partial: Literal["cut", "listed"] = "cut",
         counters: MappingCounters | None = None,
         turn: Turn | None = None,
         report: Callable[[], None] = lambda: None,
     ) -> None:
         self.tally = Tally()
-        self._policy = block(settings.failure, partial)
+        self._policy = block(policy, settings.failure)
         self._journal, self._selection, self._owner, self._concurrency, self._report = journal, selection, owner, concurrency, report
         self._work = Work(
             settings=settings,
@@ -253,12 +259,12 @@ async def replay(
     function: Function,
     settings: MappingSettings,
     *,
+    policy: Policy,
     run: str,
     owner: str,
     clock: Callable[[], float],
     random: Random,
     concurrency: int = 1,
-    partial: Literal["cut", "listed"] = "cut",
     grace: float = 0.0,
 ) -> AsyncGenerator[dict[str, int]]:
     """The same as an iterator of tallies, the last one final. Closing it, or cancelling, stops the run: what runs has `grace` seconds."""
@@ -268,12 +274,12 @@ async def replay(
         selection,
         function,
         settings,
+        policy=policy,
         run=run,
         owner=owner,
         clock=clock,
         random=random,
         concurrency=concurrency,
-        partial=partial,
         report=news.set,
     )
     loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ _ENTRY = {  # field of an Entry -> where it is kept
     },
 }
 _COLUMNS = ", ".join(("failures.number", "fault", "state", "failures.failures", "changed", *_ENTRY.values()))
-_CANDIDATES = f"SELECT id FROM failures WHERE id >= ?1 AND id < ?1 || char(0x10FFFF) ORDER BY id LIMIT {SHOWN + 1}"
+_CANDIDATES = f"SELECT id FROM failures WHERE id >= ? AND id < ? || char(0x10FFFF) ORDER BY id LIMIT {SHOWN + 1}"
 _SELECTED = 500
 
 
@@ -73,7 +73,7 @@ def _whole(connection: sqlite3.Connection, prefixes: Sequence[str]) -> list[str]
     """Whole ids. An id that is there is among the first candidates for itself, so the limit cuts off nothing that `meant` asks for."""
     ids = []
     for prefix in prefixes:
-        candidates = [candidate for (candidate,) in connection.execute(_CANDIDATES, (prefix,))]
+        candidates = [candidate for (candidate,) in connection.execute(_CANDIDATES, (prefix, prefix))]
         if (whole := meant(prefix, candidates)) is not None:
             ids.append(whole)
     return ids

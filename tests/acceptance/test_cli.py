@@ -134,6 +134,12 @@ class Running:
                 self.heard += self.manager.recv(4096).decode().splitlines()  # its timeout is PATIENCE
             del self.heard[: self.heard.index(text) + 1]
 
+    def hears_of(self, start: str) -> str:
+        """Wait until it has told us something that begins so."""
+        while not (found := [text for text in self.heard if text.startswith(start)]):
+            self.heard += self.manager.recv(4096).decode().splitlines()
+        return found[0]
+
     def logs(self, text: str) -> None:
         until(lambda: text in self.log.read_text(), text)
 
@@ -237,6 +243,18 @@ def test_the_service_manager_hears_everything(site: Site) -> None:
         daemon.hears("RELOADING=1", "READY=1")
         assert daemon.end(signal.SIGTERM) == 0
         daemon.hears("STOPPING=1", "EXTEND_TIMEOUT_USEC=35000000")
+
+
+def test_a_source_that_is_away_keeps_nobody_from_starting_and_is_told(site: Site) -> None:
+    away = '{ type = "sqs", queue = "q", region = "us-east-1", endpoint = "http://127.0.0.1:1" }'
+    with (site.folder / "poller.toml").open("a") as file:
+        file.write(f'\n[mappings.away]\nfunction = "orders"\nsource = {away}\n')
+    with running(site, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x") as daemon:
+        assert not site.status()["ready"]
+        told = daemon.hears_of("STATUS=")
+        assert told.startswith("STATUS=not ready: away: reconnecting; SQS queue q") and "2 mappings, health at http://" in told
+        assert daemon.end() == 0
+        daemon.hears("STOPPING=1", "STATUS=stopping: running functions have 20 s to finish")
 
 
 def test_ctrl_c_stops_in_order_too(site: Site) -> None:

@@ -128,7 +128,7 @@ async def test_a_source_that_is_opened_in_the_moment_of_a_stop_is_closed() -> No
 @virtually
 async def test_a_stop_ends_the_wait_for_a_source_that_is_away() -> None:
     def away(source: QueueSource) -> None:
-        source.errors = [NotConnected("no such queue", permanent=True)]
+        source.errors = [NotConnected("no such queue", permanent=True)] * 3
 
     playing = play(taking(0), prepare=away)
     await at(5)
@@ -181,7 +181,17 @@ async def test_what_needs_a_person_is_tried_slowly_and_a_source_that_says_when_i
 
     playing = play(taking(0), prepare=away)
     await at(100)
-    assert playing.source.opened == pytest.approx([0.0, 60.0, 67.0], abs=0.01)
+    assert playing.source.opened == pytest.approx([0.0, 3.75, 10.75], abs=0.01)
+
+
+@virtually
+async def test_a_source_that_is_missing_is_looked_for_soon_and_then_ever_more_slowly() -> None:
+    def away(source: QueueSource) -> None:
+        source.errors = [NotConnected("no such queue", permanent=True)] * 6
+
+    playing = play(taking(0), prepare=away)
+    await at(200)
+    assert playing.source.opened == pytest.approx([0.0, 3.75, 11.25, 26.25, 56.25, 101.25, 146.25], abs=0.01)
 
 
 @virtually

@@ -19,8 +19,8 @@ from poller.errors import StoreUnavailable
 from poller.failure import entry
 from poller.functions import Function
 from poller.model import Busy, Call, Entry, Failure, Fault, Response, Returned, Row, RowState, Selection
-from poller.policy import Block
-from poller.protocols import Event, Journal
+from poller.policy import Block, Redeliver
+from poller.protocols import Event, Journal, Policy
 from poller.replay import Replay, ReplayFormat, ReplaySource, Tally, block, preview, replay
 from poller.replay.claims import CLAIM_SECONDS, RENEW_SECONDS, Claims
 from poller.replay.counting import PAGE_ROWS, Count, pages
@@ -39,6 +39,7 @@ ANY = Selection(states=())
 OLD = Fault("error", "Old", "why it was kept first")
 FAILURE = FailureSettings(maximum_retry_attempts=1, bisect=True, reporting=True, backoff=Backoff(1.0, 1.0))
 MAPPING = MappingSettings("m", "m", "f", Batching(2), FAILURE, 1)
+BACKOFF = Backoff(2.0, 3.0)
 LIMIT = 10_000.0
 """Virtual seconds that nothing here takes."""
 
@@ -115,7 +116,8 @@ class World:
         gate = options.pop("gate", Gate(owner))
         settings = options.pop("settings", MAPPING)
         function = Function(FunctionSettings("f", "f", Path(), concurrency=self.concurrency), Worker(self, owner, gate))
-        options = {"run": f"run of {owner}", "owner": owner, "clock": loop.now, "random": Random(1), **options}
+        policy = Block.of(settings, options.pop("partial", "cut"))
+        options = {"policy": policy, "run": f"run of {owner}", "owner": owner, "clock": loop.now, "random": Random(1), **options}
         return Replay(journal or self.journal, selection, function, settings, **options)
 
     async def run(self, owner: str = "w1", selection: Selection = ANY, **options: Any) -> Tally:
@@ -460,7 +462,7 @@ async def test_a_lane_that_breaks_gives_its_row_back_while_others_run_and_one_th
     source = ReplaySource(
         world.journal,
         (broken, lost),
-        block(FAILURE),
+        block(Block.of(MAPPING, "cut"), FAILURE),
         run="r",
         owner="w1",
         clock=loop.now,
@@ -777,7 +779,8 @@ async def test_cancelling_the_iterator_stops_the_run() -> None:
 def iterated(world: World) -> Any:
     loop = cast("VirtualLoop", asyncio.get_running_loop())
     function = Function(FunctionSettings("f", "f", Path()), Worker(world, "w1", Gate("w1")))
-    return replay(world.journal, ANY, function, MAPPING, run="r", owner="w1", clock=loop.now, random=Random(1))
+    policy = Block.of(MAPPING, "cut")
+    return replay(world.journal, ANY, function, MAPPING, policy=policy, run="r", owner="w1", clock=loop.now, random=Random(1))
 
 
 @virtually
@@ -815,17 +818,23 @@ async def test_pages_bring_every_row_once_however_many_are_of_one_time(limit: in
 
 
 @pytest.mark.parametrize(
-    ("failure", "retries"),
+    ("policy", "retries", "partial"),
     [
-        (FailureSettings(maximum_retry_attempts=3), 3),
-        (FailureSettings(maximum_retry_attempts=0), 0),
-        (FailureSettings(maximum_retry_attempts=None), 10),
-        (FailureSettings(maximum_retry_attempts=None, maximum_receive_count=5), 4),
+        (Block(3, 60.0, False, BACKOFF, "listed"), 3, "listed"),
+        (Block(0, None, False, BACKOFF, "cut", retention=3600.0), 0, "cut"),
+        (Block(None, None, False, BACKOFF), 10, "cut"),
+        (Redeliver(5, None, None, groups=False), 4, "listed"),
+        (Redeliver(5, 3, None, groups=False), 2, "listed"),
+        (Redeliver(None, 3, None, groups=False, fallback=10), 2, "listed"),
+        (Redeliver(None, None, None, groups=False, fallback=7), 6, "listed"),
+        (Redeliver(None, None, None, groups=False), 10, "listed"),
+        (Redeliver(5, None, None, groups=True), 4, "cut"),
+        (cast("Policy", object()), 10, "cut"),
     ],
 )
-def test_the_policy_has_the_mappings_limits_and_no_age(failure: FailureSettings, retries: int) -> None:
-    failure = replace(failure, maximum_record_age=60.0, bisect=False, backoff=Backoff(2.0, 3.0))
-    assert block(failure, "listed") == Block(retries, None, False, Backoff(2.0, 3.0), "listed", None)
+def test_the_policy_is_the_mappings_but_nothing_is_too_old_and_it_ends(policy: Policy, retries: int, partial: Any) -> None:
+    failure = FailureSettings(maximum_retry_attempts=99, maximum_record_age=60.0, bisect=False, backoff=BACKOFF)
+    assert block(policy, failure) == Block(retries, None, False, BACKOFF, partial, None)
 
 
 def test_the_event_is_what_it_was() -> None:
@@ -848,7 +857,8 @@ async def test_a_replay_over_the_real_store(tmp_path: Path) -> None:
         await world.keep(*(row_of(*row, time=float(n)) for n, row in enumerate(ROWS)))
         settings = replace(MAPPING, failure=replace(FAILURE, maximum_retry_attempts=0))
         function = Function(FunctionSettings("f", "f", Path()), Worker(world, "w1", Gate("w1")))
-        run = Replay(world.journal, ANY, function, settings, run="r", owner="w1", clock=lambda: 1e9, random=Random(1), concurrency=2)
+        one: dict[str, Any] = {"run": "r", "owner": "w1", "clock": lambda: 1e9, "random": Random(1), "concurrency": 2}
+        run = Replay(world.journal, ANY, function, settings, policy=Block.of(settings, "cut"), **one)
         assert await asyncio.wait_for(run.run(), 30.0) == Tally(total_rows=3, done_rows=3, replayed=1, failed_again=1, split=1)
         assert await world.states() == expected()
     finally:

@@ -258,6 +258,22 @@ def test_explain_a_stream(folder: Path) -> None:
     assert "at most: 10 invocations" in shown  # ceil(log2 10) + 1 + 5
 
 
+def test_explain_says_what_it_assumes(folder: Path) -> None:
+    """Of SQS the queue's own limit and its visibility timeout are known only when it is asked; of a local queue they are configured."""
+    (folder / "poller.toml").write_text(
+        "[functions.f]\nhandler = 'app.py:handle'\n"
+        "[mappings.aws]\nfunction = 'f'\nsource = { type = 'sqs', queue = 'q' }\n"
+        "[mappings.local]\nfunction = 'f'\n"
+        "source = { type = 'local-queue', name = 'q', visibility_timeout = '7s', redrive = { queue = 'd', maximum_receive_count = 3 } }\n"
+    )
+    *_, bound, assumed = run("explain", "aws").stdout.splitlines()
+    assert bound == "at most: 10 invocations, 270s"
+    assert assumed.startswith("the queue's own redrive policy and visibility timeout are known only when it is asked; assumed here: no")
+    assert json.loads(run("explain", "aws", "--json").stdout)["assumed"] == [assumed]
+    assert run("explain", "local").stdout.splitlines()[-1] == "at most: 3 invocations, 21s"
+    assert json.loads(run("explain", "local", "--json").stdout)["assumed"] == []
+
+
 # --- no daemon ------------------------------------------------------------------------------------------------------------------------
 
 

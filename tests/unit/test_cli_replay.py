@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from connectors.local import StreamOptions
 from poller.admin.replaying import Replaying, command
 from poller.cli.replaying import tally_page
 from poller.config import Config, MappingConfig
@@ -21,6 +22,7 @@ from poller.daemon import Daemon
 from poller.errors import StoreError
 from poller.functions import Function
 from poller.model import Call, Fault, Response, Returned, Selection
+from poller.registry import Registry
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.fakes import FakeHandler
@@ -32,7 +34,8 @@ FAULT = Fault("error", "KeyError", "'x'")
 
 def mapping(name: str) -> MappingConfig:
     failure = FailureSettings(maximum_retry_attempts=0, bisect=False, backoff=Backoff(0.0, 0.0))
-    return MappingConfig(MappingSettings(f"{name}-id", name, f"f-{name}", Batching(10), failure, 1), "x", None)
+    settings = MappingSettings(f"{name}-id", name, f"f-{name}", Batching(10), failure, 1)
+    return MappingConfig(settings, "local-stream", StreamOptions(name=name))
 
 
 @dataclass
@@ -64,7 +67,7 @@ class Bench:
 
     def replaying(self, *names: str) -> Replaying:
         mappings = [mapping(name) for name in names or ("one", "two")]
-        return Replaying(self.store.journal, mappings, self.function, time.time, Random(1), 0.0)
+        return Replaying(self.store.journal, mappings, Registry(), self.function, time.time, Random(1), 0.0)
 
     async def run(self, selection: Selection = ALL, *names: str) -> list[dict[str, int]]:
         async with aclosing(self.replaying(*names).run(selection, 2)) as tallies:
@@ -112,6 +115,7 @@ class Stand:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Any = time.time
     random: Random = field(default_factory=Random)
+    registry: Registry = field(default_factory=Registry)
 
     @property
     def store(self) -> MemoryStore:

@@ -18,7 +18,7 @@ from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Call, Fault, Response, Returned
-from poller.ordered import OrderedSource
+from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.protocols import Source
 from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings

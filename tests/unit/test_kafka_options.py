@@ -179,7 +179,7 @@ def test_the_name_of_a_broker_tells_its_region(server, region):
 def test_a_starting_time():
     assert epoch("2026-01-31T08:00:00Z") == epoch(1769846400) == epoch("1769846400") == 1769846400.0
     assert origin("TRIM_HORIZON", None, 5.0) == "TRIM_HORIZON"
-    assert origin("LATEST", None, 5.0) == "AT_TIMESTAMP 5.0"
+    assert origin("LATEST", None, 5.0) == "LATEST 5.0"
     assert origin("AT_TIMESTAMP", 4, 5.0) == "AT_TIMESTAMP 4"
     with pytest.raises(ValueError, match="in the future"):
         origin("AT_TIMESTAMP", 6.0, 5.0)

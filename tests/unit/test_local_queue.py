@@ -13,7 +13,6 @@ import pytest
 
 from connectors.local import QueueOptions, Redrive, queue_connector
 from connectors.local.database import Database
-from connectors.local.queue import redeliver
 from poller.errors import ConfigError, NotConnected, SourceError
 from poller.feed import Feed, Item
 from poller.model import Ack, Batch, Discard, Failure, Release, Retry
@@ -333,15 +332,12 @@ def test_traits_and_options_that_cannot_be():
 def test_the_policy_is_safe_where_nobody_sets_a_limit():
     redriven = QueueOptions(name="q", redrive=Redrive(queue="d", maximum_receive_count=5))
     own = FailureSettings(maximum_receive_count=3, backoff=Backoff(2.0), backoff_set=True)
-    policies = [
-        redeliver(ORDERS, FailureSettings(), True),
-        redeliver(ORDERS, FailureSettings(), False),
-        redeliver(redriven, FailureSettings(), True),
-        redeliver(redriven, own, True),
-    ]
-    assert [(policy.maximum_receive_count, policy.redrive_count, policy.backoff) for policy in policies] == [
-        (10, None, None),
-        (None, None, None),
-        (None, 5, None),
-        (3, 5, Backoff(2.0)),
-    ]
+
+    def made(options, failure, safe):
+        policy = queue_connector.policy(options, MappingSettings("m", "m", "f", Batching(10), failure, 1, safe))
+        return policy.limit, policy.redrive_count, policy.backoff
+
+    assert made(ORDERS, FailureSettings(), True) == (10, None, None)
+    assert made(ORDERS, FailureSettings(), False) == (None, None, None)
+    assert made(redriven, FailureSettings(), True) == (None, 5, None)
+    assert made(redriven, own, True) == (3, 5, Backoff(2.0))

@@ -11,9 +11,10 @@ import pytest
 from connectors.local import StreamOptions, stream_connector
 from connectors.local.bells import LOOK_SECONDS
 from connectors.local.database import Database
-from connectors.local.stream import StreamShards, block, ensure, starting_point
+from connectors.local.stream import StreamShards, ensure, starting_point
 from poller.errors import ConfigError, NotConnected, SourceError
 from poller.feed import Item
+from poller.lineage import Shard
 from poller.model import Ack
 from poller.progress import ORIGIN
 from poller.settings import Backoff, Batching, Context, FailureSettings, MappingSettings
@@ -72,7 +73,7 @@ async def eventually(condition):
 async def test_a_reader_goes_on_from_its_position(tmp_path, clock, put):
     await put("a", "b", "c")
     async with shards_of(tmp_path, clock) as shards:
-        assert list(await shards.names()) == ["shardId-000000000000"]
+        assert list(await shards.shards()) == [Shard("shardId-000000000000")]
         reader = shards.reader("shardId-000000000000")
         assert await read(reader, limit=2) == (["a", "b"], 3)
         assert await read(reader, 3) == (["c"], 4)
@@ -118,7 +119,7 @@ async def test_a_busy_neighbour_does_not_end_the_wait(tmp_path, clock, put):
 async def test_all_readers_of_a_database_look_together(tmp_path, clock, put):
     options = StreamOptions(name="wide", shards=8)
     async with shards_of(tmp_path, clock, options) as shards:
-        readers = [shards.reader(name) for name in await shards.names()]
+        readers = [shards.reader(shard.name) for shard in await shards.shards()]
         waiting = [asyncio.create_task(read(reader)) for reader in readers]
         await eventually(lambda: shards._database.bells._waiters == 8)
         looking = [task for task in asyncio.all_tasks() if task.get_name().startswith("look for")]
@@ -168,7 +169,7 @@ async def test_progress_from_the_future_is_an_error_not_a_silent_wait(tmp_path, 
 
 def test_starting_points():
     assert starting_point(CLICKS, NOW) == "TRIM_HORIZON"
-    assert starting_point(StreamOptions(name="s", starting_position="LATEST"), NOW) == f"AT_TIMESTAMP {NOW!r}"
+    assert starting_point(StreamOptions(name="s", starting_position="LATEST"), NOW) == f"LATEST {NOW!r}"
 
     def at(timestamp):
         options = StreamOptions(name="s", starting_position="AT_TIMESTAMP", starting_position_timestamp=timestamp)
@@ -192,7 +193,9 @@ def test_options_that_cannot_be():
 
 
 def test_the_policy_knows_the_retention():
-    policy = block(FailureSettings(maximum_retry_attempts=3, backoff=Backoff(2.0)), 3600.0)
+    failure = FailureSettings(maximum_retry_attempts=3, backoff=Backoff(2.0))
+    settings = MappingSettings("m", "m", "f", Batching(100), failure, width=1)
+    policy = stream_connector.policy(StreamOptions(name="clicks", retention="1h"), settings)
     assert (policy.maximum_retry_attempts, policy.backoff, policy.partial, policy.age_limit) == (3, Backoff(2.0), "cut", 3240.0)
 
 

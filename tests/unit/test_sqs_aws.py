@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,52 +13,7 @@ from connectors.sqs import SqsOptions, connect_to_aws
 from connectors.sqs.aws import AwsClient, _mapped
 from connectors.sqs.entries import entries, hidden
 from poller.errors import NotConnected, SourceError
-
-Request = tuple[dict[str, str], bytes]
-Answer = tuple[int, bytes]
-
-
-class Loopback:
-    """An HTTP server. `answer` may be replaced while it runs."""
-
-    def __init__(self, answer: Callable[[Request], Answer]) -> None:
-        self.answer = answer
-        self.requests: list[Request] = []
-        self.url = ""
-        self.kind = b"application/x-amz-json-1.0"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")[1:-2]
-                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                request = headers, await reader.readexactly(int(headers.get("content-length", "0")))
-                self.requests.append(request)
-                status, body = self.answer(request)
-                writer.write(b"HTTP/1.1 %d Told\r\ncontent-type: %s\r\n" % (status, self.kind))
-                writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    @property
-    def asked(self) -> list[tuple[str, Any]]:
-        """(action, parameters) of SQS requests."""
-        told = [(headers.get("x-amz-target", ""), body) for headers, body in self.requests]
-        return [(target.removeprefix("AmazonSQS."), json.loads(body)) for target, body in told if target]
-
-
-@asynccontextmanager
-async def loopback(answer: Callable[[Request], Answer]) -> AsyncIterator[Loopback]:
-    served = Loopback(answer)
-    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    served.url = f"http://{host}:{port}"
-    try:
-        yield served
-    finally:
-        server.close()
+from tests.servers.loopback import Answer, Request, loopback
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -181,12 +182,12 @@ def test_what_is_no_sqs_is_told(attributes: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("mapping", "redrive", "expected"),
     [
-        (settings(), None, Redeliver(10, None, None, False)),
+        (settings(), None, Redeliver(None, None, None, False, fallback=10)),
         (settings(safe=False), None, Redeliver(None, None, None, False)),
-        (settings(), 5, Redeliver(None, 5, None, False)),
-        (settings(maximum_receive_count=3), 5, Redeliver(3, 5, None, False)),
-        (settings(backoff=Backoff(2, 9), backoff_set=True), 5, Redeliver(None, 5, Backoff(2, 9), False)),
-        (settings(backoff=Backoff(2, 9)), 5, Redeliver(None, 5, None, False)),
+        (settings(), 5, Redeliver(None, 5, None, False, fallback=10)),
+        (settings(maximum_receive_count=3), 5, Redeliver(3, 5, None, False, fallback=10)),
+        (settings(safe=False, backoff=Backoff(2, 9), backoff_set=True), 5, Redeliver(None, 5, Backoff(2, 9), False)),
+        (settings(safe=False, backoff=Backoff(2, 9)), 5, Redeliver(None, 5, None, False)),
     ],
 )
 async def test_the_policy(mapping: MappingSettings, redrive: int | None, expected: Redeliver) -> None:
@@ -196,6 +197,53 @@ async def test_the_policy(mapping: MappingSettings, redrive: int | None, expecte
     source = await Connected(sqs).open(mapping=mapping)
     assert source.policy == expected
     await source.aclose()
+    told = connector.policy(SqsOptions(queue="orders"), mapping)
+    assert replace(told, redrive_count=redrive) == expected, "the queue's own limit is all that the connector does not know unopened"
+
+
+ARN = "arn:aws:sqs:eu-west-1:123456789012:orders"
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
+OLD_URL = "https://eu-west-1.queue.amazonaws.com/123456789012/orders"
+EMQ = "http://127.0.0.1:9324"
+
+
+def identity(queue: str, **options: str) -> str:
+    return connector.traits(SqsOptions(queue=queue, **options)).identity  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        (identity(ARN), identity(ARN, region="eu-west-1"), identity(ARN, profile="work"), identity(URL), identity(OLD_URL)),
+        (identity("orders"), identity("orders", wait_time="9s")),
+        (identity("orders", region="eu-west-1"), identity("orders", region="eu-west-1", wait_time="9s")),
+        (identity("orders", endpoint=EMQ), identity("orders", endpoint=f"{EMQ}/")),
+        (identity(f"{EMQ}/000000000000/orders"), identity(f"{EMQ}/000000000000/orders", wait_time="9s")),
+    ],
+)
+def test_one_queue_has_one_identity_however_it_is_named(spellings: tuple[str, ...]) -> None:
+    assert len({*spellings}) == 1
+
+
+def test_what_may_be_another_queue_has_another_identity() -> None:
+    """Of a name, only AWS can tell which account's queue it is, and in which region."""
+    different = [
+        identity(ARN),
+        identity(ARN.replace("123456789012", "210987654321")),
+        identity(ARN.replace("eu-west-1", "us-east-1")),
+        identity(f"{ARN}.fifo"),
+        identity(ARN, endpoint=EMQ),
+        identity("orders"),
+        identity("orders", region="eu-west-1"),
+        identity("orders", region="eu-west-1", profile="work"),
+        identity("orders", profile="work"),
+        identity("orders", role_arn="arn:aws:iam::123456789012:role/poller"),
+        identity("orders", endpoint=EMQ),
+        identity(f"{EMQ}/000000000000/orders"),
+        identity(f"{EMQ}/000000000000/orders", profile="work"),
+        identity("http://127.0.0.1:9325/000000000000/orders"),
+    ]
+    assert len({*different}) == len(different)
 
 
 async def test_groups_are_released_only_if_asked() -> None:

@@ -21,7 +21,7 @@ from poller.strands import Assign, Strand, Strands, hashed
 from poller.testing.fakes import FORMAT, FakeRecord
 from poller.testing.laws import require
 from poller.testing.oracle import Broken
-from poller.testing.strategies import counter_test, laws
+from poller.testing.strategies import SHARE, counter_test, laws
 
 REACHED = Counter[str]()
 
@@ -413,5 +413,7 @@ def test_law_9_came_across_everything(tell: Callable[[str], None]) -> None:
     if not REACHED:
         pytest.skip("the law did not run")
     tell("strands: " + ", ".join(f"{what} {count}" for what, count in sorted(REACHED.items())))
+    if SHARE < 1:
+        pytest.skip("too few examples to come across everything")
     wanted: dict[str, Any] = {f"{assign}: {count} in flight" for assign in ("any", "hash", "free") for count in (1, 2, 3)}  # type: ignore[assignment]
     assert sorted(what for what in (*wanted, "hash: a span is resumed", "free: recalled", "a key stays") if not REACHED[what]) == []
