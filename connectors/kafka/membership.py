@@ -196,6 +196,7 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
             try:
                 taken = await self._is_name_taken()
             except kafka.KafkaError:
+                await asyncio.sleep(self._retry_backoff_ms / 1000)
                 return False  # the coordinator is looked for, and asked again
             if taken and not self._fenced:
                 self.assigned = frozenset()

@@ -166,6 +166,8 @@ class PartitionReader:
             raise refused(error, f"{partition.topic}-{partition.partition}") from error
         if found[1] == position:
             self._watch()
+        else:
+            self._answered = time.monotonic()  # of a partition that always has records nothing else would tell
         return found
 
     def _watch(self) -> None:

@@ -223,15 +223,24 @@ class DaemonProcess:
 
     def readyz(self) -> tuple[bool, str]:
         """Whether it says that it is ready, and its reasons as one text."""
+        status, text = self._page("/readyz")
+        page = json.loads(text)
+        assert (status == 200) == page["ready"]
+        return page["ready"], " ".join(f"{each['mapping']}: {each['reason']}" for each in page["reasons"])
+
+    def metric(self, name: str) -> float:
+        """The sum of all its samples of this name."""
+        _, text = self._page("/metrics")
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.partition("{")[0] == name)
+
+    def _page(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.address, timeout=10)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             answer = connection.getresponse()
-            page = json.loads(answer.read())
+            return answer.status, answer.read().decode()
         finally:
             connection.close()
-        assert (answer.status == 200) == page["ready"]
-        return page["ready"], " ".join(f"{each['mapping']}: {each['reason']}" for each in page["reasons"])
 
     def complaint(self, *texts: str, seconds: float = PATIENCE) -> str:
         """Its reasons for not being ready, as soon as all of these are among them."""
@@ -241,6 +250,13 @@ class DaemonProcess:
             return "" if ready or not all(text in reasons for text in texts) else reasons
 
         return self.until(complains, seconds, f"it is not ready because of {texts}")
+
+    def pause(self) -> None:
+        """It stands still, its functions do not, and its connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         """Ask it to stop, as a service manager does."""
