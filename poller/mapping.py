@@ -23,6 +23,9 @@ log = logging.getLogger("poller.mapping")
 STEADY_SECONDS = 60.0
 """A lane that ran for so long before it failed starts a new series of backoffs."""
 
+CALM_SECONDS = 5.0
+"""A source that raised nothing for so long has got over its last error."""
+
 State = Literal["starting", "running", "reconnecting", "stopping", "stopped", "failed"]
 
 
@@ -134,11 +137,14 @@ class MappingRunner:
 
     async def _take_lanes(self, source: Source) -> None:
         while True:
+            # A source that goes on without an error, and has no new lane to give, is connected too.
+            calm = asyncio.get_running_loop().call_later(CALM_SECONDS, self._connected)
             try:
                 async for lane in source.lanes():
                     self._connected()
                     self._run(lane)
             except (NotConnected, StoreUnavailable) as error:
+                calm.cancel()
                 await self._back_off(error)
             except LaneLost as error:
                 log.warning("%s", error, extra={"mapping": self.work.settings.name})
@@ -151,11 +157,13 @@ class MappingRunner:
                 return
             else:
                 return
+            finally:
+                calm.cancel()
 
     def _connected(self) -> None:
         self._errors = 0
         if self.state == "reconnecting":
-            self.state = "running"
+            self.state, self.last_error = "running", ""
 
     def _run(self, lane: Lane) -> None:
         if self._stopping.is_set() and not lane.leaving.done():

@@ -265,6 +265,29 @@ async def test_a_lane_that_always_fails_is_opened_ever_more_slowly() -> None:
 
 
 @virtually
+async def test_a_source_with_no_new_lane_to_give_is_connected_again_after_a_while_without_errors() -> None:
+    class Faltering(QueueSource):
+        asked = 0
+
+        async def lanes(self) -> AsyncIterator[Lane]:
+            self.asked += 1
+            if self.asked == 1:
+                async for lane in super().lanes():
+                    yield lane
+                await asyncio.sleep(10)
+                raise NotConnected("the group does not answer")
+            await asyncio.sleep(3600)
+
+    source = Faltering(Queue(), Scene(taking(0)))
+    playing = Playing(Scene(taking(0)), source)
+    await at(11)
+    assert (playing.mapping.state, playing.mapping.last_error) == ("reconnecting", "the group does not answer")
+    await at(30)
+    assert (playing.mapping.state, playing.mapping.last_error) == ("running", "")
+    await playing.stopped()
+
+
+@virtually
 async def test_a_source_that_fails_unexpectedly_is_opened_anew() -> None:
     class Falling(QueueSource):
         async def lanes(self) -> AsyncIterator[Lane]:
