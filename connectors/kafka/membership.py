@@ -171,8 +171,9 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         drain, out = asyncio.ensure_future(self._drain()), asyncio.ensure_future(self._out.wait())
         try:
             await asyncio.wait((drain, out), return_when=asyncio.FIRST_COMPLETED)
-            if drain.done():
-                drain.result()
+            if drain.done() and (error := drain.exception()) is not None:
+                # Ours, and aiokafka would only log it: what was not saved is begun again carefully by whoever goes on.
+                log.error("group %r: not all was handed over", self.group_id, exc_info=error)
         finally:
             drain.cancel()
             out.cancel()
@@ -240,6 +241,11 @@ class Membership(GroupCoordinator, ConsumerRebalanceListener):  # type: ignore[m
         self._assignor.on_generation_assignment(self.generation)
         self.trusted_until = time.monotonic() + self._session
         self._taken(self.assigned)
+
+    @property
+    def ended(self) -> bool:
+        """aiokafka has given up on the group, for a reason that it had not foreseen: only a new membership helps."""
+        return bool(self._coordination_task.done()) and not self._closing.done()
 
     def partitions(self) -> dict[str, list[TopicPartition]]:
         """All there are of each topic, as of the last look: none where a topic does not exist any more."""

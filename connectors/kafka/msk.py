@@ -10,8 +10,9 @@ from botocore import exceptions
 from connectors.credentials import NO_CREDENTIALS, session_for
 from connectors.kafka.options import KafkaOptions, msk_region
 from connectors.kafka.refusals import TokenRefused
-from connectors.kafka.sigv4 import TOKEN_SECONDS, Credentials, msk_token
+from connectors.kafka.sigv4 import TOKEN_SECONDS, msk_token
 from connectors.kafka.tokens import Fetch, Token
+from connectors.sigv4 import Credentials
 
 _PASSING = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalFailure", "InternalError", "ServiceUnavailable"}
 

@@ -117,6 +117,10 @@ class KafkaSource:
 
     def _look(self) -> None:
         """Raises NotConnected for what the group has run into, and what only opening everything anew can mend."""
+        if self._membership.ended:
+            for lane in self._live():
+                self._lose(lane, "the client has given up on its group")
+            raise RuntimeError(f"group {self._membership.group_id!r}: the client has given up, and is made anew")
         try:
             self._membership.check_errors()
         except kafka.KafkaError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,7 +174,7 @@ class Forgetful(OrderedLane):
 class Stubborn(OrderedLane):
     """Goes on after it was lost."""
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str, planned: bool = False) -> None:
         self.lost = False
 
 
@@ -224,6 +225,13 @@ class Rewidening(OrderedLane):
         return await super().fetch(limit)
 
 
+class Premature(OrderedLane):
+    """Has ended once all is read."""
+
+    def _progress(self, closed: bool) -> Progress:
+        return replace(super()._progress(closed), ended=self.ended)
+
+
 class Plenty(OrderedLane):
     """Reads more than it was asked for."""
 
@@ -239,6 +247,7 @@ class Unfenced(MemoryCheckpoints):
 
 
 BROKEN_STREAMS = [
+    (Premature, OrderedLaneContract.test_a_closed_shard_is_given_again_until_all_of_it_is_settled),
     (Plenty, OrderedLaneContract.test_records_come_in_order_and_no_more_than_were_asked_for),
     (Vanishing, OrderedLaneContract.test_a_closed_lane_goes_on_where_it_was),
     (Vanishing, OrderedLaneContract.test_a_span_goes_on_with_its_attempts_before_what_is_later),

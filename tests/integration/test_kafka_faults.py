@@ -239,6 +239,20 @@ async def test_heartbeats_that_are_refused_are_said_and_sent_again(kafka: Kafka,
     assert [call.offsets for call in script.calls] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
 
 
+async def test_a_client_that_has_given_up_on_its_group_is_made_anew(kafka: Kafka, kafka_client: KafkaClient) -> None:
+    topic = await kafka_client.create_topic()
+    await kafka_client.produce(topic, values(5))
+    script, mapping = Script(), Mapping(kafka.bootstrap, topic)
+    async with Worker(mapping, script) as worker:
+        await worker.handled(5)
+        await worker.saved()
+        worker.source._membership._coordination_task.cancel()  # as a bug of the client would end it
+        await worker.until(lambda: worker.counters.reconnects == 1)
+        await kafka_client.produce(topic, values(5))
+        await worker.handled(10)
+    assert set(Counter(script.seen).values()) == {1}
+
+
 # --- brokers ----------------------------------------------------------------------------------------------------------------------------
 
 

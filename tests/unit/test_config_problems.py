@@ -44,7 +44,8 @@ def complain(folder: Path) -> Complain:
 
 KEYS = (
     "batch_size, bisect_batch_on_function_error, defaults, enabled, filters, function, function_response_types, id, log_filtered, "
-    "maximum_batching_window, maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, parallelization_factor, retry_backoff, source"
+    "maximum_batching_window, maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, "
+    "parallelization_factor, retry_backoff, source"
 )
 
 BAD_KEYS = [

@@ -359,6 +359,7 @@ class MetadataWorld(World):
         ready = [work for work in self.works.values() if work.running is None]
         if not ready:
             return
+        self.answer()  # a save that is under way is what was saved last once this one is made
         which = (which + self.waits) % len(ready)  # one that waits must not be all that is ever asked
         batch = ready[which].stack[-1]
         tokens = FORMAT.facts(batch.records).tokens()
