@@ -1,6 +1,7 @@
 """Where a stream is read from while there is no progress: the options that say so, shared by every connector of a stream.
 
-Vendor-free. A source keeps the answer as `Progress.origin`: "TRIM_HORIZON", or "AT_TIMESTAMP " and epoch seconds.
+Vendor-free. A source keeps the answer as `Progress.origin`: "TRIM_HORIZON", or "AT_TIMESTAMP " and epoch seconds. For LATEST that is the
+moment when the mapping first began to read the stream; `poller.shards.beginning` keeps it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ def contradictions(position: Position, timestamp: str | float | None) -> list[st
 
 
 def origin(position: Position, timestamp: str | float | None, now: float) -> str:
-    """`Progress.origin`. LATEST is the moment of opening, so that what comes before the first save is not lost.
+    """`Progress.origin`, or "LATEST " and the moment of opening: what counts if nobody has begun to read before.
 
     Raises ValueError, with a sentence for a person, for a time in the future (as AWS refuses it).
     """
     if position == "TRIM_HORIZON":
         return "TRIM_HORIZON"
-    moment = now if timestamp is None else epoch(timestamp)
+    if timestamp is None:
+        return f"LATEST {now!r}"
+    moment = epoch(timestamp)
     if moment > now:
         raise ValueError(f"starting_position_timestamp {timestamp!r} is in the future")
     return f"AT_TIMESTAMP {moment!r}"

@@ -1,35 +1,31 @@
 """Ordered lanes: one shared piece for every stream. A connector gives only a `Reader` for each shard.
 
-    free shard --claim--> open --save "opened, in doubt"--> running --leaving/ended--> save "closed" --drop--> free
-                                                              |
+    free shard --claim--> open --save "opened, in doubt"--> running --leaving--> save "closed" --drop--> free
+                                                              |  |
+                                                              |  +--its reader came to the end, all is settled--> save "ended": for good
                                                               +--lease stale or in doubt--> lost (nothing more is saved)
 
 Progress is saved when something moved and `checkpoint_interval` is over, before every attempt after the first (`begin`), at opening, and
-when closed. A save presents the lease, so a worker that lost it cannot move what the next owner wrote.
+when closed. A save presents the lease, so a worker that lost it cannot move what the next owner wrote. Who opens which shard, and when, is
+decided in ordered_source.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
-from poller.model import Action, Batch, Fetched, LaneKey, Lease, Record, Shown
+from poller.model import Action, Batch, Fetched, Lease, Record, Shown
 from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
-from poller.protocols import Format, Lane, Policy
+from poller.protocols import Format
 from poller.settings import Context
 from poller.strands import Strands
 
 log = logging.getLogger("poller.ordered")
-
-LEASE_SECONDS = 10.0
-"""How long a lease holds without renewal: a crashed worker's shards are read again so much later, plus one scan."""
-
-SCAN_SECONDS = 1.0
-"""How often shards that nobody here owns are looked at."""
 
 
 class Reader(Protocol):
@@ -38,23 +34,14 @@ class Reader(Protocol):
     async def read(self, position: int, origin: str, limit: int) -> tuple[Sequence[Record], int]:
         """Records with tokens from `position` on, in order, at most `limit`, and the position after them (also over gaps).
 
-        `position` ORIGIN (-1) starts at `origin`. May wait about a second when there is nothing. Raises LaneEnded when the shard is
-        closed and `position` is past its end; NotConnected.
+        `position` ORIGIN (-1) starts at `origin`: a reader that cannot start at a time starts before it, and passes over what is older.
+        May wait about a second when there is nothing. Raises LaneEnded when the shard is closed and `position` is past its end, or when
+        the retention has removed it whole (what it lost is said loudly, and counted in `Context.tally`), never because its stream is gone:
+        children are read then; NotConnected.
         """
 
     async def head(self) -> tuple[int, float] | None:
         """For lag: the token the next record would get, at least, and when the newest came (epoch seconds); None when unknown."""
-
-    async def aclose(self) -> None: ...
-
-
-class Shards(Protocol):
-    """The shards of a stream."""
-
-    async def names(self) -> Sequence[str]:
-        """Those that can be read now."""
-
-    def reader(self, name: str) -> Reader: ...
 
     async def aclose(self) -> None: ...
 
@@ -79,12 +66,16 @@ class OrderedLane:
         self.reader = reader
         self.tracker = Tracker(progress, doubt_limit(context.mapping.batching.size))
         self.ended = False
+        """Its reader came to the end."""
+        self.over = False
+        """And all is settled, and that is durable: the shard is never opened again."""
+        self.on_closed: Callable[[], None] = lambda: None
         self.lost = False
         self._context = context
         self._read_arrival = 0.0
         self._handed: tuple[int, int, int] | None = None
         # (position after it, records at or past the saved frontier, `Strands.received` once it is there) of the last fetch
-        self._saving = asyncio.Lock()
+        self._saving: asyncio.Future[None] | None = None
         self._asked = 0
         self._answered = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -94,11 +85,16 @@ class OrderedLane:
 
     @classmethod
     async def open(cls, context: Context, lease: Lease, reader: Reader, format: Format, origin: str, trusted_until: float) -> OrderedLane:
-        """Load what an earlier life saved, or start at `origin`, and save once: from now on attempts may begin that no save counts."""
+        """Load what an earlier life saved, or start at `origin`, and save once: from now on attempts may begin that no save counts.
+
+        A shard that has ended is not saved as if it had not: it is `over`, and only to be closed.
+        """
         progress = await context.store.checkpoints.load(lease.key)
         lane = cls(context, lease, reader, format, progress or Progress(origin, width=context.mapping.width), trusted_until)
+        lane.over = progress is not None and progress.ended
         try:
-            await lane.save()
+            if not lane.over:
+                await lane.save()
         except BaseException:
             await reader.aclose()
             raise
@@ -121,6 +117,9 @@ class OrderedLane:
         try:
             records, following = await self.reader.read(tracker.frontier, tracker.earlier.origin, limit)
         except LaneEnded:
+            self._check()
+            if tracker.catching_up:
+                return self._catch_up_at_the_end()
             self.ended = True
             raise
         self._check()  # the lease may have gone while we waited
@@ -144,6 +143,18 @@ class OrderedLane:
         self._handed = following, beyond, self.strands.received + len(fresh) + sum(len(whose) for _, whose in resumed)
         return Fetched(fresh, resumed)
 
+    def _catch_up_at_the_end(self) -> Fetched:
+        """The shard has ended below what an earlier life had read: its spans run with what there still is of them."""
+        tracker = self.tracker
+        spans = sum(map(len, tracker.spans.values()))
+        fetched = self._catch_up((), tracker.earlier.frontier)
+        gone = spans - sum(map(len, tracker.spans.values()))
+        if gone:
+            text = "%s: %d batches under retry are gone with the retention, before they were done"
+            log.error(text, self.name, gone, extra={"lane": self.name})
+            self._context.tally.expired += gone
+        return fetched
+
     def _accept(self) -> None:
         """The frontier passes what was handed out last, once it has arrived in the strands.
 
@@ -163,6 +174,7 @@ class OrderedLane:
             return
         try:
             await self.save()
+            self._check()  # the answer may have been so late that the lane is another's by now, and further on
         except BaseException:
             # Durable or not, nothing began; if it was written all the same, an attempt too many is counted, never one too few.
             self.tracker.withdraw(batch)
@@ -196,6 +208,7 @@ class OrderedLane:
         finally:
             await self.reader.aclose()
             self.closed = True  # only now may it be opened again: a save of ours may have been under way
+            self.on_closed()
 
     async def show(self, now: float) -> Shown:
         tracker = self.tracker
@@ -216,11 +229,15 @@ class OrderedLane:
         """Durable when it returns. Callers that come while a save runs share the next one. Raises LaneLost, StoreUnavailable."""
         self._asked += 1
         mine = self._asked
-        async with self._saving:
+        while self._saving is not None:
+            # All who wait are woken at once: handed on from one to the next, as a lock is, a thousand strands would take a thousand rounds.
+            await asyncio.shield(self._saving)
             if self._answered >= mine:
                 return
-            if self.lost:
-                raise LaneLost(f"{self.name}: lost while this save waited for another")
+        if self.lost:
+            raise LaneLost(f"{self.name}: lost while this save waited for another")
+        saving = self._saving = self._loop.create_future()
+        try:
             covered = self._asked
             mark, progress = self.tracker.mark(), self._progress(closed)
             try:
@@ -229,7 +246,11 @@ class OrderedLane:
                 self.lose("its lease was taken over")
                 raise
             self.tracker.saved(mark)
+            self.over = progress.ended
             self._answered = covered
+        finally:
+            self._saving = None
+            saving.set_result(None)
 
     async def _write(self, progress: Progress) -> None:
         """Durable when it returns. Raises LaneLost, StoreUnavailable."""
@@ -241,7 +262,9 @@ class OrderedLane:
 
     def _progress(self, closed: bool) -> Progress:
         """What a save holds now."""
-        return self.tracker.snapshot(self._heads(), closed)
+        progress = self.tracker.snapshot(self._heads(), closed)
+        unsettled = progress.positions or progress.spans or self._handed is not None
+        return replace(progress, ended=True) if closed and self.ended and not unsettled else progress
 
     def _heads(self) -> list[tuple[int, int]]:
         heads = list(self.strands.heads())
@@ -253,7 +276,9 @@ class OrderedLane:
         if self._closing:
             return
         if self._timer is None:
-            self._timer = self._loop.call_later(self._context.checkpoint_interval, self._save_soon)
+            # All lanes at the same ticks: what they save goes out together.
+            interval = self._context.checkpoint_interval
+            self._timer = self._loop.call_at((self._loop.time() // interval + 1) * interval, self._save_soon)
         elif self.tracker.pressing and not self._background:
             self._timer.cancel()
             self._save_soon()
@@ -294,87 +319,3 @@ class OrderedLane:
             self.lose("its lease ran out while this process stood still")
         if self.lost:
             raise LaneLost(f"{self.name}: the lease of this lane is not ours any more")
-
-
-class OrderedSource:
-    """A `Source` of shards shared by lease. `origin`: where lanes without progress start; see `Progress.origin`."""
-
-    def __init__(
-        self,
-        context: Context,
-        *,
-        identity: str,
-        format: Format,
-        policy: Policy,
-        shards: Shards,
-        origin: str,
-        lease: float = LEASE_SECONDS,
-        lane: type[OrderedLane] = OrderedLane,
-    ) -> None:
-        self.identity = identity
-        self.format = format
-        self.policy = policy
-        self._context = context
-        self._shards = shards
-        self._origin = origin
-        self._duration = lease
-        self._lane = lane
-        self._lanes: dict[str, OrderedLane] = {}
-        self._ended: set[str] = set()
-        self._keeper: asyncio.Task[None] | None = None
-
-    async def lanes(self) -> AsyncIterator[Lane]:
-        self._keeper = self._keeper or asyncio.get_running_loop().create_task(self._keep(), name=f"leases of {self.identity}")
-        while True:
-            for name in await self._shards.names():
-                lane = await self._open(name)
-                if lane is not None:
-                    yield lane
-            await asyncio.sleep(SCAN_SECONDS)
-
-    async def _open(self, name: str) -> OrderedLane | None:
-        before = self._lanes.get(name)
-        if name in self._ended or (before is not None and not before.closed):
-            return None
-        if before is not None and before.ended:
-            self._ended.add(name)
-            return None
-        context = self._context
-        key = LaneKey(context.mapping.id, self.identity, name)
-        trusted_until = asyncio.get_running_loop().time() + self._duration
-        lease = await context.store.leases.claim(key, context.owner, context.clock(), self._duration)
-        if lease is None:
-            return None
-        lane = await self._lane.open(context, lease, self._shards.reader(name), self.format, self._origin, trusted_until)
-        self._lanes[name] = lane
-        return lane
-
-    async def aclose(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
-        for lane in self._lanes.values():
-            await lane.aclose()
-        await self._shards.aclose()
-
-    async def _keep(self) -> None:
-        """Renew what we own, three times a lease; step down on doubt: when a lease may have run out by our own clock."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._duration / 3)
-            lanes = {lane.lease: lane for lane in self._lanes.values() if not lane.lost and not lane.closed}
-            started = loop.time()
-            try:
-                kept = await self._context.store.leases.renew(list(lanes), self._context.clock(), self._duration)
-            except StoreUnavailable as error:
-                log.warning("leases not renewed, trying again: %s", error)
-                for lane in lanes.values():
-                    if loop.time() + self._duration / 3 > lane.trusted_until:
-                        lane.lose("its lease could not be renewed in time")
-                continue
-            for lease, lane in lanes.items():
-                if lease in kept:
-                    lane.trusted_until = started + self._duration
-                else:
-                    lane.lose("its lease ran out or was taken over")

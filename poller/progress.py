@@ -26,7 +26,7 @@ LISTED_AT_MOST = 100
 
 UNSAVED_BATCHES = 1_000
 UNSAVED_RECORDS = 100_000
-"""Between two saves a lane begins at most so many batches, and reads at most so many records past the saved frontier."""
+"""Between two saves a lane begins at most so many batches (or eight a strand), and reads so many records past the saved frontier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Progress:
     at the `frontier` (all below it was read and filtered out or given to a strand). `width` is the number of strands that this is about.
     `doubt`: so many records past the frontier may have been begun by a worker that could not count them; and all those below `careful`.
     `origin`: where reading starts while the frontier is ORIGIN ("TRIM_HORIZON", "AT_TIMESTAMP 1763686800.0").
+    `ended`: the lane has no more records and never will, and all are done: it is not opened again, and its children may be (lineage.py).
     """
 
     origin: str
@@ -47,6 +48,7 @@ class Progress:
     doubt: int = 0
     careful: int = ORIGIN
     closed: bool = False
+    ended: bool = False
 
     @property
     def checkpoint(self) -> int:
@@ -192,7 +194,7 @@ class Tracker:
             return True
         self._flying[batch.strand] = first, last
         self._begun += 1
-        return self._begun - self._saved_begun > UNSAVED_BATCHES or self._read - self._saved_read > self.limit
+        return self._begun - self._saved_begun > self._unsaved or self._read - self._saved_read > self.limit
 
     def withdraw(self, batch: Batch) -> None:
         """The attempt that `begin` was told of did not begin after all."""
@@ -202,9 +204,14 @@ class Tracker:
             spans[0] = replace(spans[0], attempts=batch.attempt - 1, running=False)
 
     @property
+    def _unsaved(self) -> int:
+        # A wide lane of small batches begins a thousand in one turn, and would wait for a save in each.
+        return max(UNSAVED_BATCHES, 8 * self.earlier.width)
+
+    @property
     def pressing(self) -> bool:
         """Whether a save should come soon, lest `begin` have to wait for one."""
-        return self._begun - self._saved_begun > UNSAVED_BATCHES // 2 or self._read - self._saved_read > self.limit // 2
+        return self._begun - self._saved_begun > self._unsaved // 2 or self._read - self._saved_read > self.limit // 2
 
     def settle(self, batch: Batch, actions: Sequence[Action], tokens: Sequence[int] | None, now: float) -> None:
         """What was decided about `batch` is done. `tokens` of its records: needed unless all is acked and no span is there."""

@@ -22,9 +22,18 @@ PACKAGES = ("poller", "connectors", "handlers")
 VENDORS = {"aiobotocore", "aiokafka", "boto3", "botocore", "confluent_kafka"}
 
 PURE = {
+    "connectors.aws_refusals",
+    "connectors.dynamodb_streams.client",
+    "connectors.dynamodb_streams.format",
     "connectors.kafka.format",
     "connectors.kafka.metadata",
     "connectors.kafka.varints",
+    "connectors.kinesis.aggregation",
+    "connectors.kinesis.client",
+    "connectors.kinesis.event",
+    "connectors.kinesis.format",
+    "connectors.sequence",
+    "connectors.shards",
     "poller.batching",
     "poller.errors",
     "poller.explain",
@@ -39,6 +48,7 @@ PURE = {
     "poller.filters.syntax",
     "poller.filters.texts",
     "poller.filters.written",
+    "poller.lineage",
     "poller.model",
     "poller.outcome",
     "poller.policy",
@@ -53,7 +63,7 @@ PURE = {
 
 IMPURE_LIBRARIES = {"asyncio", "datetime", "logging", "os", "random", "secrets", "socket", "sqlite3", "subprocess", "threading", "time"}
 
-FOR_PLUGINS = PURE | {"poller", "poller.feed", "poller.ordered", "poller.stores.writer"}
+FOR_PLUGINS = PURE | {"poller", "poller.feed", "poller.ordered", "poller.ordered_source", "poller.shards", "poller.stores.writer"}
 """All that connectors and handlers see of `poller`: what someone else's plug-in may import, ours may, and nothing more."""
 
 MODULE_LINES = 400

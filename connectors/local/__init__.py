@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
+from connectors.kinesis.options import FILTERABLE
 from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
 from poller.feed import Item, Place
@@ -24,11 +25,9 @@ _DAY = 86400.0
 
 _SOURCE = ("eventSource", "eventSourceARN", "awsRegion")
 _MESSAGE = ("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfMessageAttributes", "md5OfBody")
-_RECORD = ("kinesisSchemaVersion", "partitionKey", "sequenceNumber", "data", "approximateArrivalTimestamp")
 
 FILTERABLE_MESSAGE = Filterable((*_MESSAGE, *_SOURCE), "body")
-FILTERABLE_RECORD = Filterable((*_RECORD, "eventVersion", "eventID", "eventName", "invokeIdentityArn", *_SOURCE), "data", text=False)
-"""Kinesis's own fields stand at the top level, beside those of the event; a pattern about plain text is refused, as on AWS."""
+FILTERABLE_RECORD = FILTERABLE
 
 
 class Redrive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

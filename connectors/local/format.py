@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from connectors.kinesis.event import Elements, document
 from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
 from poller.filtering import readable
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
@@ -209,24 +210,21 @@ class _EntryFacts:
 class EntryFormat:
     """The format of one stream: a `Format` over `Entry`s."""
 
-    __slots__ = ("arn", "overhead")
+    __slots__ = ("_elements", "arn", "overhead")
 
     def __init__(self, name: str) -> None:
         self.arn = stream_arn(name)
-        # The envelope around key and data, comma included, with the longest sequence number twice.
-        self.overhead = 460 + len(self.arn)
+        self._elements = Elements(self.arn, "arn:aws:iam::000000000000:role/local")
+        # The envelope around key and data, with the longest sequence number twice.
+        self.overhead = self._elements.fixed + 2 * 13 + len("shardId-000000000000")
 
     def facts(self, records: Sequence[Entry]) -> _EntryFacts:
         return _EntryFacts(self, records)
 
     def documents(self, records: Sequence[Entry], keys: Collection[str] = FILTERABLE_RECORD.keys) -> Iterable[Document]:
-        """Kinesis's own fields stand at the top level (AWS Lambda guide, "Using event filtering with an Amazon Kinesis event source")."""
         if set(keys) == {"data"}:  # nearly always
             return [{"data": readable(entry.data)} for entry in records]
-        return [
-            {**element.pop("kinesis"), **element, "data": readable(entry.data)}
-            for entry, element in zip(records, self.elements(records), strict=True)
-        ]
+        return [document(element, readable(entry.data)) for entry, element in zip(records, self.elements(records), strict=True)]
 
     def event(self, records: Sequence[Entry]) -> _Event:
         return _Event(self, records)
@@ -238,23 +236,8 @@ class EntryFormat:
         return [str(entry.sequence) for entry in records]
 
     def elements(self, records: Sequence[Entry]) -> list[dict[str, Any]]:
-        arn = self.arn
+        element, base64 = self._elements.element, b2a_base64
         return [
-            {
-                "kinesis": {
-                    "kinesisSchemaVersion": "1.0",
-                    "partitionKey": entry.key,
-                    "sequenceNumber": str(entry.sequence),
-                    "data": b2a_base64(entry.data, newline=False).decode("ascii"),
-                    "approximateArrivalTimestamp": round(entry.arrival, 3),
-                },
-                "eventSource": "aws:kinesis",
-                "eventVersion": "1.0",
-                "eventID": f"{entry.shard}:{entry.sequence}",
-                "eventName": "aws:kinesis:record",
-                "invokeIdentityArn": "arn:aws:iam::000000000000:role/local",
-                "awsRegion": "local",
-                "eventSourceARN": arn,
-            }
+            element(entry.shard, str(entry.sequence), entry.key, base64(entry.data, newline=False).decode("ascii"), entry.arrival)
             for entry in records
         ]

@@ -13,8 +13,9 @@ from connectors.local.format import EntryFormat
 from connectors.local.records import Stream, shard_name
 from connectors.starting import origin
 from poller.errors import NotConnected, SourceError
+from poller.lineage import Shard
 from poller.model import Record
-from poller.ordered import OrderedSource
+from poller.ordered_source import OrderedSource
 from poller.policy import Block
 from poller.progress import ORIGIN
 from poller.settings import Context, Finding
@@ -82,17 +83,18 @@ class StreamReader:
 
 
 class StreamShards:
-    """The shards of one stream; see `poller.ordered.Shards`. Trims the stream while it is open."""
+    """The shards of one stream; see `poller.shards.Shards`. Trims the stream while it is open."""
 
     def __init__(self, database: Database, stream: Stream, clock: Callable[[], float]) -> None:
         self._database = database
         self._stream = stream
         self._clock = clock
+        self._listing = tuple(Shard(shard_name(number)) for number in range(len(stream.shards)))
         self._trimming = asyncio.get_running_loop().create_task(self._trim(), name=f"retention of {stream.name}")
         self._closed = False
 
-    async def names(self) -> Sequence[str]:
-        return [shard_name(number) for number in range(len(self._stream.shards))]
+    async def shards(self) -> Sequence[Shard]:
+        return self._listing
 
     def reader(self, name: str) -> StreamReader:
         return StreamReader(self._database, self._stream, int(name.removeprefix("shardId-")))
@@ -117,7 +119,7 @@ class StreamShards:
 
 
 def starting_point(options: StreamOptions, now: float) -> str:
-    """`Progress.origin`. Raises SourceError for a time in the future."""
+    """What `OrderedSource` takes as `origin`. Raises SourceError for a time in the future."""
     try:
         return origin(options.starting_position, options.starting_position_timestamp, now)
     except ValueError as error:

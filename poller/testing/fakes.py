@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from poller.errors import LaneEnded, PollerError
+from poller.lineage import Shard
 from poller.model import Ack, Action, Batch, Call, Discard, Document, Fetched, Identifier, Release, Response, Retry
 from poller.policy import Redeliver
+from poller.progress import ORIGIN
 from poller.protocols import Event, Lane
 from poller.settings import Filterable
 from poller.strands import Assign, Strands
@@ -121,27 +123,46 @@ FILTERABLE = Filterable(("id", "key"), "id")
 
 @dataclass(slots=True)
 class FakeStream:
-    """Shards of records in the order of their tokens, with gaps. `closed` shards end."""
+    """Shards of records in the order of their tokens, with gaps. `closed` shards end; `trimmed` ones are listed and read no more."""
 
     shards: dict[str, list[FakeRecord]]
     closed: set[str] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    trimmed: set[str] = field(default_factory=set)
 
     def put(self, shard: str, record: FakeRecord) -> None:
         self.shards[shard].append(record)
+        self._tell()
+
+    def reshard(self, parents: tuple[str, ...], children: tuple[str, ...]) -> None:
+        """Close the parents, and go on in the children: a split, a merge, or a roll-over."""
+        for child in children:
+            self.shards[child] = []
+            self.parents[child] = parents
+        self.closed.update(parents)
+        self._tell()
+
+    def listing(self) -> list[Shard]:
+        return [Shard(name, self.parents.get(name, ())) for name in self.shards if name not in self.trimmed]
+
+    def _tell(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
 
 class FakeShards:
-    """`Shards` (ordered.py) over a `FakeStream`, for one life. `fault` is awaited before each answer and may raise or wait."""
+    """`Shards` (shards.py) over a `FakeStream`, for one life. `fault` is awaited before each answer and may raise or wait."""
 
     def __init__(self, stream: FakeStream, gate: Gate, fault: Callable[[str], Any] | None = None) -> None:
         self._stream, self._gate, self._fault = stream, gate, fault
 
-    async def names(self) -> Sequence[str]:
+    async def shards(self) -> Sequence[Shard]:
         self._gate.check()
-        return list(self._stream.shards)
+        if self._fault is not None:
+            await self._fault("list")
+            self._gate.check()
+        return self._stream.listing()
 
     def reader(self, name: str) -> FakeReader:
         return FakeReader(self._stream, name, self._gate, self._fault)
@@ -156,12 +177,16 @@ class FakeReader:
     def __init__(self, stream: FakeStream, name: str, gate: Gate, fault: Callable[[str], Any] | None) -> None:
         self._stream, self._name, self._gate, self._fault = stream, name, gate, fault
 
-    async def read(self, position: int, origin: str, limit: int) -> tuple[Sequence[FakeRecord], int]:  # noqa: ARG002
+    async def read(self, position: int, origin: str, limit: int) -> tuple[Sequence[FakeRecord], int]:
         self._gate.check()
         if self._fault is not None:
             await self._fault("read")
             self._gate.check()
-        shard = self._stream.shards[self._name]
+        if self._name in self._stream.trimmed:
+            raise LaneEnded(self._name)
+        shard, since = self._stream.shards[self._name], 0.0
+        if position == ORIGIN and origin.startswith("AT_TIMESTAMP "):
+            since = float(origin.removeprefix("AT_TIMESTAMP "))
         if not shard or shard[-1].token < position:
             if self._name in self._stream.closed:
                 raise LaneEnded(self._name)
@@ -170,8 +195,9 @@ class FakeReader:
             except TimeoutError:
                 return (), position
             self._gate.check()
-        records = [record for record in shard if record.token >= position][:limit]
-        return records, records[-1].token + 1 if records else position
+        records = [record for record in shard if record.token >= position and record.arrival >= since][:limit]
+        last = records or shard
+        return records, max(position, last[-1].token + 1) if last else position
 
     async def head(self) -> tuple[int, float] | None:
         shard = self._stream.shards[self._name]

@@ -104,6 +104,7 @@ class WatchedLane:
                     pass
 
     async def aclose(self, broken: bool = False) -> None:
+        self._world.counts["lane lost"] += getattr(self._lane, "lost", False)
         await self._lane.aclose(broken)
 
 

@@ -43,13 +43,14 @@ class Invocation:
 @dataclass(slots=True)
 class Oracle:
     """`keys` and `tokens` of every record by name, per lane; `unwanted` are those that the filter does not let through; `journal` is the
-    set of names that are in a journal row now."""
+    set of names that are in a journal row now. `parents`: of lanes that come after others."""
 
     rules: Rules
     keys: dict[str, bytes | None]
     tokens: dict[str, int]
     lanes: dict[str, list[str]]
     unwanted: frozenset[str] = frozenset()
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
     journal: set[str] = field(default_factory=set)
     handled: set[str] = field(default_factory=set)
     events: int = 0
@@ -61,6 +62,9 @@ class Oracle:
     settled: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     safe: set[str] = field(default_factory=set)
     checkpoints: dict[str, int] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+    """Lanes of whose descendants something has begun."""
     broken: Broken | None = None
     _at_saving: dict[int, frozenset[str]] = field(default_factory=dict)
 
@@ -76,6 +80,7 @@ class Oracle:
         invocation = Invocation(life, lane, tuple(names))
         self._alone(invocation)
         self._in_order(invocation)
+        self._after_parents(lane)
         if self.unwanted.intersection(names):
             self.violated(f"{sorted(self.unwanted.intersection(names))} were filtered out, and are invoked")
         again = self.safe.intersection(names)
@@ -140,6 +145,20 @@ class Oracle:
                 self.violated(f"{name} of key {key!r} begins after a later record of its key")
             self.last[place] = self.tokens[name]
 
+    def _after_parents(self, lane: str) -> None:
+        """Law 14: of a lane nothing begins before all of its parents is done, and nothing once something of its children has begun."""
+        if lane in self.passed:
+            self.violated(f"law 14: a batch of {lane} begins after one of its children")
+        for parent in self._ancestors(lane) - self.passed:
+            left = [name for name in self.lanes[parent] if not self.is_done(name)]
+            if left:
+                self.violated(f"law 14: a batch of {lane} begins before {left} of {parent} are done")
+            self.passed.add(parent)
+
+    def _ancestors(self, lane: str) -> set[str]:
+        parents = self.parents.get(lane, ())
+        return {*parents}.union(*map(self._ancestors, parents))
+
     def _bounded(self, new: Invocation) -> None:
         limit = self.rules.batch_begun
         if limit is not None and self.batches[new.names] > limit:
@@ -172,6 +191,13 @@ class Oracle:
         for name in self.lanes[lane]:
             if self.tokens[name] < checkpoint and not self.is_done(name):
                 self.violated(f"law 7: {name} is below the checkpoint {checkpoint} of {lane}, and unfinished")
+        if lane in self.ended and not progress.ended:
+            self.violated(f"law 14: {lane} had ended, and is opened again")
+        if progress.ended:
+            left = [name for name in self.lanes[lane] if not self.is_done(name)]
+            if left:
+                self.violated(f"law 14: {lane} is said to have ended, and {left} are unfinished")
+            self.ended.add(lane)
         self.safe |= self._at_saving.get(id(progress), frozenset())
 
     def deleted(self, name: str) -> None:

@@ -35,10 +35,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StreamFeatures:
-    """What a stream declares. `poll`: an empty fetch waits so many seconds at most, and is `slack` late at most.
-
-    `origins`: the starting positions it knows; `ends`: its shards can be closed.
-    """
+    """What a stream declares. `poll`: an empty fetch waits so many seconds at most, and is `slack` late at most. `origins`: the starting
+    positions it knows. `ends`: its shards can be closed."""
 
     poll: float
     origins: frozenset[str] = frozenset({"TRIM_HORIZON"})
@@ -172,6 +170,19 @@ class OrderedLaneContract:
             await worker.read(2)
             with pytest.raises(LaneEnded):
                 await worker.lane.fetch(10)
+
+    async def test_a_closed_shard_is_given_again_until_all_of_it_is_settled(self) -> None:
+        if not self.features.ends:
+            pytest.skip("shards of this stream are never closed")
+        async with self.bench() as bench:
+            await bench.put("r1", "r2")
+            await bench.end()
+            first = Worker(bench, await bench.open("a"))
+            await first.read(2)
+            with pytest.raises(LaneEnded):
+                await first.lane.fetch(10)
+            await first.lane.aclose()
+            await Worker(bench, await bench.open("b")).read(2)
 
     async def test_what_was_there_before_is_read_from_the_trim_horizon_only(self) -> None:
         for origin in sorted(self.features.origins):

@@ -22,8 +22,8 @@ WANTED = '{"id": [{"prefix": "r"}]}'
 class Scenario:
     """What is drawn from a seed before anything runs.
 
-    Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save to be long on its way, `stumbles` of a fetch to fail in
-    a way that nobody foresaw.
+    `reshards`: how often shards split, merge or roll over. Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save
+    to be long on its way, `stumbles` of a fetch to fail in a way that nobody foresaw.
     """
 
     kind: Kind
@@ -44,6 +44,7 @@ class Scenario:
     unwanted: float = 0.0
     late: float = 0.0
     stumbles: float = 0.0
+    reshards: int = 0
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -81,7 +82,8 @@ class Scenario:
             faults=random.choice((0.0, 0.03, 0.15)),
         )
         drawn = drawn.filtered(random.choice((0.0, 0.3, 0.6)))
-        return replace(drawn, late=random.choice((0.0, 0.0, 0.1)), stumbles=random.choice((0.0, 0.0, 0.03)))
+        drawn = replace(drawn, late=random.choice((0.0, 0.0, 0.1)), stumbles=random.choice((0.0, 0.0, 0.03)))
+        return replace(drawn, reshards=random.choice((0, 2, 4)) if kind == "stream" else 0)
 
     def filtered(self, unwanted: float) -> Scenario:
         """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""

@@ -2,9 +2,9 @@
 
 Everything is drawn from the seed: the settings, the records, which of them are poison, what the function does, and the faults. Workers
 ("lives") crash, stop, restart with another width or batch size, lose their line to the store until their leases run out, and are asked for
-lanes back; every call of store and source may be refused, answered late, twice or never, a save may arrive after its sender's crash, and a
-lane may fail as nobody foresaw. Then the world calms down, and everything must be done: handled, or in the journal. A crash first shuts the
-life's gate, then cancels its tasks, so that no `finally` can save anything.
+lanes back; shards split, merge and roll over; every call of store and source may be refused, answered late, twice or never, a save may
+arrive after its sender's crash, and a lane may fail as nobody foresaw. Then the world calms down, and everything must be done: handled, or
+in the journal. A crash first shuts the life's gate, then cancels its tasks, so that no `finally` can save anything.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -24,7 +25,7 @@ from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Busy, Fault, LaneKey, Response, Returned
-from poller.ordered import OrderedSource
+from poller.ordered_source import OrderedSource
 from poller.policy import Redeliver
 from poller.protocols import Lane, Source, Store
 from poller.settings import Context, FunctionSettings
@@ -34,6 +35,7 @@ from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord,
 from poller.testing.faults import Line, LineStore
 from poller.testing.lives import Life, WatchedHandler, WatchedSource
 from poller.testing.oracle import Broken, Oracle
+from poller.testing.resharding import Reshard, drawn, shard_at
 from poller.testing.scenario import Scenario
 from poller.turn import Turn
 from poller.work import Work
@@ -61,11 +63,11 @@ class Report:
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
     random = Random(seed)
-    drawn = Scenario.draw(random)
+    own = Scenario.draw(random)
     try:
-        return run_virtually(World(seed, random, scenario or drawn, store or MemoryStore()).run())
+        return run_virtually(World(seed, random, scenario or own, store or MemoryStore()).run())
     except BaseException as error:
-        error.add_note(f"simulator seed {seed}: replay with poller.testing.simulator.simulate({seed})\n{scenario or drawn}")
+        error.add_note(f"simulator seed {seed}: replay with poller.testing.simulator.simulate({seed})\n{scenario or own}")
         raise
 
 
@@ -84,6 +86,7 @@ class World:
     poison: set[str] = field(init=False)
     lives: list[Life] = field(default_factory=list)
     counters: list[MappingCounters] = field(default_factory=list)
+    reshards: list[Reshard] = field(default_factory=list)
     calm: bool = False
     number: int = 0
 
@@ -126,12 +129,14 @@ class World:
         loop = cast("VirtualLoop", asyncio.get_running_loop())
         self.queue = FakeQueue(loop.now, scenario.visibility, scenario.redrive, scenario.kind == "fifo")
         plan: list[tuple[float, str, FakeRecord]] = []
-        token = dict.fromkeys(lanes, 0)
+        self.reshards = drawn(random, lanes, scenario.reshards, STORM_SECONDS * 0.8)
+        every = [*lanes, *(child for reshard in self.reshards for child in reshard.children)]
+        token = dict.fromkeys(every, 0)
         keys = {f"{lane} {n}".encode(): lane for lane in lanes for n in range(scenario.keys)}
         times = sorted(random.uniform(0, STORM_SECONDS * 0.8) if random.random() < 0.5 else 0.0 for _ in range(scenario.records))
         for number, at in enumerate(times):
             key = random.choice(sorted(keys)) if scenario.kind == "fifo" or random.random() < 0.9 else None
-            lane = keys[key] if key is not None else random.choice(lanes)
+            lane = shard_at(self.reshards, keys[key] if key is not None else random.choice(lanes), key, at, random)
             if scenario.kind == "queue":
                 key = None
             token[lane] += random.choice((1, 1, 1, 7))
@@ -142,20 +147,26 @@ class World:
             scenario.rules(),
             keys={record.name: record.key for _, _, record in plan},
             tokens={record.name: record.token for _, _, record in plan},
-            lanes={lane: [record.name for _, where, record in plan if where == lane] for lane in lanes},
+            lanes={lane: [record.name for _, where, record in plan if where == lane] for lane in every},
             unwanted=frozenset(record.name for _, _, record in plan if record.name.startswith("u")),
+            parents={child: reshard.parents for reshard in self.reshards for child in reshard.children},
         )
         return plan
 
     async def _feed(self, plan: Sequence[tuple[float, str, FakeRecord]]) -> None:
         loop = cast("VirtualLoop", asyncio.get_running_loop())
-        for at, lane, record in plan:
+        changes = [(reshard.at, "", reshard) for reshard in self.reshards]
+        steps: list[tuple[float, str, FakeRecord | Reshard]] = sorted([*plan, *changes], key=itemgetter(0))
+        for at, lane, what in steps:
             if at > loop.time():
                 await asyncio.sleep(at - loop.time())
-            if self.scenario.kind == "stream":
-                self.stream.put(lane, record._replace(arrival=loop.now()))
+            if isinstance(what, Reshard):
+                self.count(f"shard {what.kind}")
+                self.stream.reshard(what.parents, what.children)
+            elif self.scenario.kind == "stream":
+                self.stream.put(lane, what._replace(arrival=loop.now()))
             else:
-                self.queue.send(record.name, record.key)
+                self.queue.send(what.name, what.key)
 
     # --- lives ------------------------------------------------------------------------------------------------------------------
 
@@ -222,7 +233,8 @@ class World:
         while asyncio.get_running_loop().time() < STORM_SECONDS:
             await asyncio.sleep(random.expovariate(0.25))
             self._lawful()
-            await self._strike(random.choice(self.lives), random.choice(("crash", "crash", "stop", "cut off", "ask back", "duplicate")))
+            last = "trim" if self.scenario.kind == "stream" else "duplicate"
+            await self._strike(random.choice(self.lives), random.choice(("crash", "crash", "stop", "cut off", "ask back", last)))
 
     async def _strike(self, life: Life, what: str) -> None:
         random, loop = self.random, asyncio.get_running_loop()
@@ -245,6 +257,8 @@ class World:
                     runner = random.choice(runners)
                     if not runner.lane.leaving.done():
                         runner.lane.leaving.set_result(loop.time() + random.choice((0.1, 5.0)))
+            case "trim":
+                self.stream.trimmed |= self.stream.closed & self.oracle.ended  # unread, a record that goes with the retention is lost
             case _:
                 for message in self.queue.messages:
                     if random.random() < 0.05:
@@ -272,7 +286,6 @@ class World:
         events = self.oracle.events + self.counts.total()
         for counters in self.counters:
             self.counts["batch split"] += counters.splits
-            self.counts["lane lost"] += counters.lost_lanes
             self.counts["store waited for"] += counters.save_errors
         self.counts["redriven"] = len(self.queue.dead)
         return Report(self.seed, self.scenario, events, self.counts)
@@ -313,7 +326,8 @@ class World:
         if self.scenario.kind == "stream":
             saved = self.oracle.checkpoints
             lanes = self.oracle.lanes.items()
-            return {name for lane, names in lanes for name in names if saved.get(lane, -1) <= self.oracle.tokens[name]}
+            unread = {name for lane, names in lanes for name in names if saved.get(lane, -1) <= self.oracle.tokens[name]}
+            return unread | (self.stream.closed - self.oracle.ended)
         return {message.name for message in self.queue.messages}
 
     async def _closed(self) -> None:

@@ -63,6 +63,7 @@ class CheckpointsContract:
             doubt=100_000,
             careful=12,
             closed=True,
+            ended=True,
         )
         await store.checkpoints.save(await claimed(store, KEY, "a"), progress)
         assert await store.checkpoints.load(KEY) == progress

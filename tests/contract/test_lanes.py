@@ -23,7 +23,8 @@ from connectors.sqs.lane import SqsLane
 from connectors.sqs.queue import Queue
 from poller.feed import Item
 from poller.model import Record
-from poller.ordered import OrderedLane, OrderedSource
+from poller.ordered import OrderedLane
+from poller.ordered_source import OrderedSource
 from poller.policy import Block
 from poller.protocols import Lane, Source, Store
 from poller.settings import Backoff, Batching, Context, FailureSettings, MappingSettings
@@ -301,27 +302,13 @@ class FakeStreamBench(OrderedBench):
     async def source(self, context: Context, origin: str) -> Source:
         shards = FakeShards(self._stream, Gate(context.owner))
         policy = Block(10, None, True, Backoff())
-        return _SourceOf(self._lane, context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin=origin)
+        return OrderedSource(context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin=origin, lane=self._lane)
 
     async def end(self) -> None:
         self._stream.closed.add("shard")
 
     def names(self, records: Sequence[Record]) -> list[str]:
         return [record.name for record in records]
-
-
-class _SourceOf(OrderedSource):
-    """A source whose lanes are of a class that may be a broken one."""
-
-    def __init__(self, lane: type[OrderedLane], context: Context, **more: Any) -> None:
-        super().__init__(context, **more)
-        self._kind = lane
-
-    async def _open(self, name: str) -> OrderedLane | None:
-        lane = await super()._open(name)
-        if lane is not None:
-            lane.__class__ = self._kind
-        return lane
 
 
 class FakeStreamSuite(OrderedLaneContract):

@@ -9,8 +9,10 @@ from random import Random
 from typing import Any, ClassVar, Literal
 
 from poller.lane_runner import LaneRunner
+from poller.lineage import Shard
 from poller.model import Ack, Action, Batch, Busy, Failure, Fault, Fetched, Lease, Outcome, Partial, Record, Retry
-from poller.ordered import OrderedLane, OrderedSource, Reader
+from poller.ordered import OrderedLane, Reader
+from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
 from poller.protocols import Facts, Format, Lane, Policy, Source
@@ -31,6 +33,7 @@ class Rigged(World):
 
     lane: ClassVar[type[OrderedLane]] = OrderedLane
     queue_lane: ClassVar[type[FakeQueueLane]] = FakeQueueLane
+    shards: ClassVar[type[FakeShards]] = FakeShards
     runner: ClassVar[type[LaneRunner]] = LaneRunner
     checkpoints: ClassVar[type[MemoryCheckpoints]] = MemoryCheckpoints
     answers: ClassVar[Literal["full", "partial", "mixed"] | None] = None
@@ -45,7 +48,7 @@ class Rigged(World):
         policy = self.policy(self.scenario.policy)
         if isinstance(policy, Redeliver):
             return FakeQueueSource(self.queue, policy, self.scenario.settings.width, gate, line.fault, self.queue_lane)
-        shards = FakeShards(self.stream, gate, line.fault)
+        shards = self.shards(self.stream, gate, line.fault)
         return OrderedSource(context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin="TRIM_HORIZON", lane=self.lane)
 
 
@@ -343,6 +346,54 @@ class Unfenced(Rigged):
     checkpoints = UnfencedCheckpoints
 
 
+class OrphanedShards(FakeShards):
+    """Says nothing of parents: children are opened at once."""
+
+    async def shards(self) -> Sequence[Shard]:
+        return [Shard(shard.name) for shard in await super().shards()]
+
+
+class BoastfulLane(OrderedLane):
+    """Knows that it has ended, and does not save it."""
+
+    async def aclose(self, broken: bool = False) -> None:
+        done = not broken and not self.lost and self._progress(closed=True).ended
+        told, self.on_closed = self.on_closed, lambda: None
+        await super().aclose(broken or done)
+        self.over = self.over or done
+        told()
+
+
+class PrematureLane(OrderedLane):
+    """Has ended once all is read."""
+
+    def _progress(self, closed: bool) -> Progress:
+        return replace(super()._progress(closed), ended=self.ended)
+
+
+class ForgetfulCheckpoints(MemoryCheckpoints):
+    """Do not keep that a shard has ended."""
+
+    async def save(self, lease: Lease, progress: Progress) -> None:
+        await super().save(lease, replace(progress, ended=False))
+
+
+class Orphaned(Rigged):
+    shards = OrphanedShards
+
+
+class Boastful(Rigged):
+    lane = BoastfulLane
+
+
+class Premature(Rigged):
+    lane = PrematureLane
+
+
+class Unending(Rigged):
+    checkpoints = ForgetfulCheckpoints
+
+
 class DeletingLane(FakeQueueLane):
     """Deletes what it is given to hand out: at most once."""
 
@@ -389,5 +440,9 @@ COUNTERPARTS = [
     Counterpart(Scattered, FIFO, "law 9"),
     Counterpart(Shuffled, STREAM, "after a later record|law 7"),
     Counterpart(Unfenced, STREAM, "law 7|law 10"),
+    Counterpart(Orphaned, STREAM, "law 14.* before"),
+    Counterpart(Boastful, STREAM, "law 14.* after one of its children"),
+    Counterpart(Premature, STREAM, "law 14.* said to have ended"),
+    Counterpart(Unending, STREAM, "law 14.* opened again"),
     Counterpart(Deleting, QUEUES, "law 12"),
 ]

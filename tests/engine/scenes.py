@@ -17,7 +17,8 @@ from poller.functions import Function
 from poller.lane_runner import LaneRunner
 from poller.metrics import MappingCounters
 from poller.model import Busy, Call, Entry, Fault, LaneKey, Lease, Response, Returned
-from poller.ordered import OrderedLane, OrderedSource
+from poller.ordered import OrderedLane
+from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.progress import Progress
 from poller.protocols import Event, Lane, Policy
@@ -305,10 +306,11 @@ def block(scene: Scene, partial: str = "cut", age: float | None = None) -> Block
     return Block(scene.retries, age, scene.bisect, scene.backoff, cast("Any", partial))
 
 
-def source_of(scene: Scene, stream: FakeStream, owner: str = "a", partial: str = "cut") -> OrderedSource:
-    shards = FakeShards(stream, Gate(owner))
-    policy = block(scene, partial)
-    return OrderedSource(scene.context(owner), identity="fake", format=FORMAT, policy=policy, shards=shards, origin="TRIM_HORIZON")
+def source_of(
+    scene: Scene, stream: FakeStream, owner: str = "a", partial: str = "cut", lane: type[OrderedLane] = OrderedLane
+) -> OrderedSource:
+    context, policy, shards = scene.context(owner), block(scene, partial), FakeShards(stream, Gate(owner))
+    return OrderedSource(context, identity="fake", format=FORMAT, policy=policy, shards=shards, origin="TRIM_HORIZON", lane=lane)
 
 
 async def lane_of(source: OrderedSource) -> OrderedLane:

@@ -11,7 +11,8 @@ import pytest
 from poller.errors import LaneLost, StoreUnavailable
 from poller.mapping import MappingRunner
 from poller.model import Ack, Batch, Call, Fetched, Lease, Response
-from poller.ordered import LEASE_SECONDS, OrderedLane
+from poller.ordered import OrderedLane
+from poller.ordered_source import LEASE_SECONDS
 from poller.protocols import Event, Source
 from poller.settings import Backoff
 from poller.stores.memory import MemoryLeases
@@ -215,9 +216,9 @@ class Stumbling(OrderedLane):
 @virtually
 async def test_a_lane_whose_runner_has_failed_saves_nothing_while_its_invocations_end() -> None:
     scene, stream = Scene(Clinging(lambda _: (1000.0, DONE))), Stream("r1")
-    lane = await lane_of(source_of(scene, stream))
-    lane.__class__ = Stumbling
-    running = Running(lane, scene.work(source_of(scene, stream).policy))
+    source = source_of(scene, stream, lane=Stumbling)
+    lane = await lane_of(source)
+    running = Running(lane, scene.work(source.policy))
     await at(5)
     stream.add("r2")
     await asyncio.gather(running.task, return_exceptions=True)
@@ -248,9 +249,8 @@ async def test_nor_when_another_strand_settles_in_the_moment_of_the_failure() ->
         script, stream = Meanwhile(turns), Stream("a1", key="a")
         stream.add("d1", key="d")
         scene, started = Scene(script, width=2, concurrency=2), now()
-        lane = await lane_of(source_of(scene, stream))
-        lane.__class__ = Stumbling
-        running = Running(lane, scene.work(source_of(scene, stream).policy))
+        source = source_of(scene, stream, lane=Stumbling)
+        running = Running(await lane_of(source), scene.work(source.policy))
         await at(started + 5)
         script.over.set()
         stream.add("r2", key="d")
@@ -365,6 +365,18 @@ async def test_a_process_that_stood_still_loses_its_lane_at_the_first_call() -> 
         with pytest.raises(LaneLost):
             await call(lane, batch)
         assert lane.lost and lane.leaving.done()
+
+
+@virtually
+async def test_an_attempt_whose_save_is_answered_when_the_lease_is_over_does_not_begin() -> None:
+    """It was written in time; but by now another worker may be at it, and further on."""
+    scene = Scene(taking(0))
+    lane = await lane_of(source_of(scene, Stream("r1")))
+    batch = Batch((await lane.fetch(10)).records, lane.format, attempt=2)
+    scene.store.checkpoints.seconds = 2.0
+    lane.trusted_until = asyncio.get_running_loop().time() + 1.0
+    with pytest.raises(LaneLost):
+        await lane.begin(batch)
 
 
 @virtually

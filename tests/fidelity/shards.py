@@ -9,7 +9,7 @@ from typing import Any, cast
 from connectors.local import StreamOptions, stream_connector
 from connectors.local.format import Entry, EntryFormat
 from poller.model import Document
-from poller.ordered import OrderedSource
+from poller.ordered_source import OrderedSource
 from poller.protocols import Format, Source
 from poller.settings import Context, Filterable
 from poller.testing.fakes import FakeShards, FakeStream, Gate

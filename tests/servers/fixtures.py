@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
 import pytest
 
+from tests.servers.dynamodb.client import TablesClient
+from tests.servers.dynamodb.server import dynamodb_local
 from tests.servers.kafka import broker
 from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import Blocking, KafkaClient, warm
 from tests.servers.kafka.cluster import KafkaCluster
 from tests.servers.kafka.secure import KafkaSecure
-from tests.servers.process import free_port, jars, running
+from tests.servers.kinesis.client import StreamsClient
+from tests.servers.kinesis.proxy import framing
+from tests.servers.kinesis.server import loaded, resharding
+from tests.servers.process import answers, free_port, jars, running
 
 KafkaServer = TypeVar("KafkaServer", Kafka, KafkaCluster)
 
@@ -29,14 +32,6 @@ queues {{}}
 """
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 @pytest.fixture(scope="session")
 def elasticmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an SQS, in memory and empty at first: tests create queues of their own."""
@@ -45,7 +40,7 @@ def elasticmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "emq.conf").write_text(ELASTICMQ.format(port=port))
     url = f"http://127.0.0.1:{port}"
     command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dconfig.file={folder}/emq.conf"]
-    with running([*command, "-cp", libraries, "org.elasticmq.server.Main"], folder, lambda: _answers(f"{url}/health")):
+    with running([*command, "-cp", libraries, "org.elasticmq.server.Main"], folder, lambda: answers(f"{url}/health")):
         yield url
 
 
@@ -112,3 +107,45 @@ def kafka_secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSecu
     secure = KafkaSecure(tmp_path_factory.mktemp("kafka-secure"))
     with _running(secure.broker):
         yield secure
+
+
+@pytest.fixture(scope="session")
+def kinesis_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Kinesis that reshards and pushes to consumers (through a proxy that repairs its framing), empty at first."""
+    folder = tmp_path_factory.mktemp("kinesis-local")
+    with resharding(folder) as url, framing(folder, url) as framed:
+        yield framed
+
+
+@pytest.fixture(scope="session")
+def kinesalite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Kinesis that is fast, and knows neither consumers nor stream ARNs, empty at first."""
+    with loaded(tmp_path_factory.mktemp("kinesalite")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def dynamodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a DynamoDB with streams, empty at first. A stream has one shard."""
+    with dynamodb_local(tmp_path_factory.mktemp("dynamodb")) as url:
+        yield url
+
+
+@pytest.fixture
+async def streams(kinesis_local: str) -> AsyncIterator[StreamsClient]:
+    """Of the Kinesis that reshards."""
+    async with StreamsClient(kinesis_local) as client:
+        yield client
+
+
+@pytest.fixture
+async def load_streams(kinesalite: str) -> AsyncIterator[StreamsClient]:
+    """Of the Kinesis that is fast."""
+    async with StreamsClient(kinesalite) as client:
+        yield client
+
+
+@pytest.fixture
+async def tables(dynamodb: str) -> AsyncIterator[TablesClient]:
+    async with TablesClient(dynamodb) as client:
+        yield client

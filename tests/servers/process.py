@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +47,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def answers(url: str, *statuses: int) -> bool:
+    """Whether a GET is answered, with 200 or one of these."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            return bool(answer.status in {200, *statuses})
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code in statuses
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 @contextmanager

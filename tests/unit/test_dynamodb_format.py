@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,12 @@ def test_the_recorded_and_the_sample_events_come_out_again() -> None:
     samples = json.loads((Path(folder) / "powertools-events.json").read_text())["events"]["dynamoStreamEvent"]["Records"]
     for each in (*recorded, *samples):
         given_ = json.loads(json.dumps(each)) | {"eventSourceARN": None}
-        moment = each["dynamodb"]["ApproximateCreationDateTime"]
-        given_["dynamodb"]["ApproximateCreationDateTime"] = 0.0 if isinstance(moment, str) else moment
+        moment = each["dynamodb"].get("ApproximateCreationDateTime")
+        if isinstance(moment, str):  # what was recorded has a placeholder
+            given_["dynamodb"]["ApproximateCreationDateTime"] = 0.0
         ours = element(given_)
-        ours["dynamodb"]["ApproximateCreationDateTime"] = moment
+        if isinstance(moment, str):
+            ours["dynamodb"]["ApproximateCreationDateTime"] = moment
         assert ours == each | {"eventSourceARN": ARN}
         if each in recorded:
             assert list(ours) == list(each)
@@ -147,6 +150,13 @@ def test_facts() -> None:
     assert not list(FORMAT.facts([]).sizes())
 
 
+def test_a_record_without_a_time_is_never_too_old() -> None:
+    given_ = told()
+    del given_["dynamodb"]["ApproximateCreationDateTime"]
+    assert FORMAT.facts(records(given_)).arrivals() == [inf]
+    assert "ApproximateCreationDateTime" not in element(given_)["dynamodb"]
+
+
 def test_a_key_is_the_items_however_it_is_written() -> None:
     one = {"id": {"S": "\u00e9"}, "at": {"N": "1"}}
     other = {"at": {"N": "1"}, "id": {"S": "\u00e9"}}
@@ -154,6 +164,12 @@ def test_a_key_is_the_items_however_it_is_written() -> None:
     escaped = json.dumps({"Records": [told(keys=other)]}, ensure_ascii=True, indent=1).encode()
     first, second = (FORMAT.facts(answered(each, SHARD).records).keys() for each in (body, escaped))
     assert first == second == ['{"at":{"N":"1"},"id":{"S":"é"}}'.encode()]
+    numbers = ["1", "1.0", "1.00", "+1", "1E+0", "10e-1"]
+    same = FORMAT.facts(records(*(told(keys={"id": {"N": number}}) for number in numbers))).keys()
+    assert set(same) == {b'{"id":{"N":"1"}}'}
+    exact = ["-" + "9" * 38, "-" + "9" * 37 + "8", "1E-130", "100", "0", "1E+125"]
+    assert len(set(FORMAT.facts(records(*(told(keys={"id": {"N": number}}) for number in exact))).keys())) == len(exact)
+    assert FORMAT.facts(records(told(keys={"id": {"N": "-0.0"}}))).keys() == [b'{"id":{"N":"0"}}']
     different = [{"id": {"S": "1"}}, {"id": {"N": "1"}}, {"id": {"B": "1"}}, {"id": {"S": "1"}, "at": {"S": "1"}}, {"at": {"S": "1"}}]
     assert len(set(FORMAT.facts(records(*(told(keys=each) for each in different))).keys())) == len(different)
 

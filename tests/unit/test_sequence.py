@@ -90,6 +90,7 @@ def test_what_is_read_again_holds_all_that_is_not_done(found: list[tuple[int, in
     [
         (ORIGIN, "TRIM_HORIZON", Start("TRIM_HORIZON")),
         (ORIGIN, "AT_TIMESTAMP 1763686800.25", Start("AT_TIMESTAMP", time=1763686800.25)),
+        (ORIGIN, "LATEST 1763686800.25", Start("AT_TIMESTAMP", time=1763686800.25)),
         (token("49"), "TRIM_HORIZON", Start("AT_SEQUENCE_NUMBER", "49")),
         (token("49") + 1, "AT_TIMESTAMP 1.0", Start("AFTER_SEQUENCE_NUMBER", "49")),
         (token("49", 3), "TRIM_HORIZON", Start("AT_SEQUENCE_NUMBER", "49")),

@@ -1,0 +1,153 @@
+"""A connection to one of AWS's streams: calls over aiobotocore, and those that bring records over `aws_json`, with the same credentials.
+
+Imported only when a source opens: the vendor's library takes 300 ms to import. No exception of botocore leaves this module.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiohttp import ClientError
+from botocore import exceptions, xform_name
+from botocore.eventstream import ParserError
+from botocore.parsers import ResponseParserError
+
+from connectors.aws_json import ErrorAnswer, JsonCaller, Service
+from connectors.aws_refusals import Place, refusal
+from connectors.credentials import NO_CREDENTIALS, session_for
+from connectors.shards import Refused
+from connectors.sigv4 import Credentials
+from poller.errors import NotConnected, SourceError
+
+_NO_PLACE = (
+    exceptions.NoRegionError,
+    exceptions.InvalidRegionError,
+    exceptions.UnknownEndpointError,
+    exceptions.EndpointProviderError,
+    exceptions.InvalidProxiesConfigError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked, as the options say it: `region`, `profile`, `endpoint` and `role` None are those of the environment, or AWS's."""
+
+    region: str | None = None
+    profile: str | None = None
+    endpoint: str | None = None
+    role: str | None = None
+    connections: int = 10
+
+
+class AwsConnection:
+    """One service, once `connect` has been awaited."""
+
+    def __init__(self, place: Place, service: Service, clock: Callable[[], float] = time.time) -> None:
+        self._place = place
+        self._service = service
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._json: JsonCaller | None = None
+
+    def __repr__(self) -> str:
+        return f"<AwsConnection {self._place.name} [{'closed' if self._client is None else 'open'}]>"
+
+    async def connect(self, target: Target) -> None:
+        """Read the credentials' settings; the service itself is not asked yet. Raises NotConnected, SourceError."""
+        with self._mapped():
+            session = await session_for(target.profile, target.role, target.region)
+            config = AioConfig(
+                max_pool_connections=target.connections,
+                connect_timeout=5,
+                read_timeout=30,
+                # One retry hides a kept connection that the server had closed; more is the engine's, or the reader's, to do.
+                retries={"mode": "standard", "total_max_attempts": 2},
+            )
+            made = session.create_client(self._service.name, region_name=target.region, endpoint_url=target.endpoint, config=config)
+            client = await self._stack.enter_async_context(made)
+            authorities = session.get_config_variable("ca_bundle")
+            region, endpoint = client.meta.region_name, client.meta.endpoint_url
+
+            async def signing() -> Credentials:
+                # Asked for each time: botocore renews those of a session well before they end.
+                with self._mapped():
+                    found = await session.get_credentials()
+                    if found is None:
+                        raise exceptions.NoCredentialsError
+                    frozen = await found.get_frozen_credentials()
+                return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+            self._json = JsonCaller(
+                self._place.name, self._service, endpoint, region, signing, self._clock, target.connections, authorities
+            )
+            self._stack.push_async_callback(self._json.aclose)
+            self._client = client
+
+    async def ask(self, operation: str, **parameters: Any) -> Mapping[str, Any] | Refused:
+        """Over botocore: `operation` by its Python name, `parameters` without those that are None. Raises NotConnected, SourceError."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        try:
+            with self._mapped(operation):
+                answer: Mapping[str, Any] = await getattr(self._client, operation)(**given)
+        except exceptions.ClientError as error:
+            return self._refusal(error)
+        return answer
+
+    async def read(self, operation: str, parameters: Mapping[str, Any]) -> bytes | Refused:
+        """Over `aws_json`: `operation` by its own name; the answer's JSON text. Raises NotConnected, SourceError."""
+        assert self._json is not None, "not connected"
+        answer = await self._json.call(operation, parameters)
+        if isinstance(answer, ErrorAnswer):
+            return refusal(self._place, operation, answer.code, answer.text)
+        return answer
+
+    def malformed(self, operation: str, error: Exception) -> NotConnected:
+        """To raise where an answer is none of this service's."""
+        return NotConnected(f"{self._place.name}: {operation} was answered with something else ({error}); check `endpoint`, and proxies")
+
+    def refused(self, operation: str, error: Exception) -> Refused:
+        """What an exception of botocore means that came out of an answer while it was read. Raises NotConnected, SourceError."""
+        try:
+            with self._mapped(operation):
+                raise error
+        except exceptions.ClientError as known:
+            return self._refusal(known)
+
+    def _refusal(self, error: exceptions.ClientError) -> Refused:
+        details: Mapping[str, Any] = error.response.get("Error", {})
+        return refusal(self._place, error.operation_name, str(details.get("Code", "")), str(details.get("Message", "")))
+
+    @contextmanager
+    def _mapped(self, operation: str = "") -> Iterator[None]:
+        """Foreign exceptions become ours, but for answers to `operation` with an error code."""
+        place = self._place.name
+        try:
+            yield
+        except exceptions.ClientError as error:
+            if xform_name(error.operation_name) == operation:
+                raise
+            # Asked for credentials on the way, for those of a role, say.
+            raise NotConnected(f"{place}: no credentials: {error}; check `role_arn`, and who may assume it", permanent=True) from error
+        except NO_CREDENTIALS as error:
+            text = f"{place}: no usable credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` of the source"
+            raise NotConnected(text, permanent=True) from error
+        except _NO_PLACE as error:
+            raise NotConnected(f"{place}: {error}; set AWS_REGION, or `region` of the source", permanent=True) from error
+        except (exceptions.ParamValidationError, exceptions.ValidationError) as error:
+            raise SourceError(f"{place}: {error}") from error
+        except (ParserError, ResponseParserError) as error:
+            raise NotConnected(f"{place}: {operation} was answered with something else ({error}); check `endpoint`, and proxies") from error
+        except (exceptions.BotoCoreError, ClientError, OSError, ValueError) as error:
+            # ValueError: an `endpoint` that is no URL, an answer that is no JSON (a proxy's page).
+            raise NotConnected(f"{place}: {type(error).__name__}: {error}") from error
+
+    async def aclose(self) -> None:
+        """Tolerated twice."""
+        await self._stack.aclose()
+        self._client = None

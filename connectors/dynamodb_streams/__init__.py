@@ -1,0 +1,65 @@
+"""The `dynamodb_streams` connector: its options, and what they allow. Vendor-free, so that `check` imports no vendor's library.
+
+A shard is one lane: ordered, keyed by the item (partition key and sort key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from connectors.dynamodb_streams.client import RETENTION
+from connectors.dynamodb_streams.options import FILTERABLE, DynamoDBOptions, identity, place, problems, refused_by_aws, where
+from poller.errors import ConfigError
+from poller.policy import Block
+from poller.settings import Context, Finding, MappingSettings, Traits
+
+if TYPE_CHECKING:
+    from connectors.dynamodb_streams.client import DynamoDBClient
+
+Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
+"""A client for these options."""
+
+
+async def connect_to_aws(options: DynamoDBOptions) -> DynamoDBClient:
+    """Raises NotConnected, SourceError."""
+    from connectors.aws import Target
+    from connectors.dynamodb_streams.aws import connected
+
+    region = options.region or where(options.table).region
+    target = Target(region, options.profile, options.endpoint, options.role_arn, connections=100)
+    return await connected(place(options), target)
+
+
+class DynamoDBConnector:
+    """Knows one kind of source: the stream of a table of DynamoDB."""
+
+    options: type[msgspec.Struct] = DynamoDBOptions
+
+    def __init__(self, connect: Connect = connect_to_aws) -> None:
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return "<DynamoDBConnector>"
+
+    def traits(self, options: DynamoDBOptions) -> Traits:
+        if found := list(problems(options)):
+            raise ConfigError(found)
+        return Traits(
+            "stream",
+            default_batch_size=100,
+            filterable=FILTERABLE,
+            identity=identity(options),
+            refused_by_aws=tuple(refused_by_aws(options)),
+        )
+
+    def policy(self, options: DynamoDBOptions, settings: MappingSettings) -> Block:
+        return Block.of(settings, options.partial, RETENTION)
+
+    async def probe(self, options: DynamoDBOptions, context: Context, timeout: float) -> list[Finding]:  # noqa: ARG002 (the protocol's)
+        from connectors.dynamodb_streams.probe import probe
+
+        self.traits(options)
+        return await probe(lambda: self._connect(options), where(options.table), context.mapping)

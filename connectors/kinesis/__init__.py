@@ -1,0 +1,73 @@
+"""The `kinesis` connector: its options, and what they allow. Vendor-free, so that `check` imports no vendor's library.
+
+A shard is one lane: ordered, keyed by the partition key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from connectors.kinesis.options import FILTERABLE, KinesisOptions, identity, place, problems, refused_by_aws, where
+from poller.errors import ConfigError
+from poller.policy import Block
+from poller.settings import Context, Finding, MappingSettings, Traits
+
+if TYPE_CHECKING:
+    from connectors.kinesis.client import KinesisClient
+
+RETENTION = 24 * 3600.0
+"""What a stream has unless it was given more, in seconds; up to 365 days."""
+
+ASSUMED = "how long the stream keeps its records is known only when it is asked; assumed here: 24 hours"
+
+
+Connect: TypeAlias = Callable[[KinesisOptions], Awaitable["KinesisClient"]]
+"""A client for these options."""
+
+
+async def connect_to_aws(options: KinesisOptions) -> KinesisClient:
+    """Raises NotConnected, SourceError."""
+    from connectors.aws import Target
+    from connectors.kinesis.aws import connected
+
+    region = options.region or where(options.stream).region
+    # Subscriptions keep a connection each, so there is no limit: a reader has at most one call under way.
+    target = Target(region, options.profile, options.endpoint, options.role_arn, connections=1000)
+    return await connected(place(options), target)
+
+
+class KinesisConnector:
+    """Knows one kind of source: a stream of Kinesis Data Streams."""
+
+    options: type[msgspec.Struct] = KinesisOptions
+
+    def __init__(self, connect: Connect = connect_to_aws) -> None:
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return "<KinesisConnector>"
+
+    def traits(self, options: KinesisOptions) -> Traits:
+        if found := problems(options):
+            raise ConfigError(found)
+        return Traits(
+            "stream",
+            default_batch_size=100,
+            filterable=FILTERABLE,
+            identity=identity(options),
+            assumed=(ASSUMED,),
+            refused_by_aws=tuple(refused_by_aws(options)),
+        )
+
+    def policy(self, options: KinesisOptions, settings: MappingSettings) -> Block:
+        """As if the stream had the retention that it has unless it was given more (`ASSUMED`)."""
+        return Block.of(settings, options.partial, RETENTION)
+
+    async def probe(self, options: KinesisOptions, context: Context, timeout: float) -> list[Finding]:  # noqa: ARG002 (the protocol's)
+        from connectors.kinesis.probe import probe
+
+        self.traits(options)
+        return await probe(lambda: self._connect(options), options, context.mapping)

@@ -1,0 +1,80 @@
+"""Where a record stands in a shard, as a number. Pure.
+
+A shard's records have *sequence numbers*: decimal texts of up to 56 digits (DynamoDB: 40) that grow, with gaps, and with which nothing may
+be computed: one past a sequence number is none. The engine wants ints that grow (tokens), and takes `token + 1` for the place behind a
+record. So a token holds sequence number and sub-sequence number, and the last bit of a position says whether it is *at* its record or
+*after* it:
+
+    token = (sequence << 24 | sub) << 1        position = token (at), or token + 1 (after)
+
+The sub-sequence number is 0 for a record as it came. Where aggregated records are taken apart, it counts the user records in one, from 1;
+a record that is not aggregated is then its own first. So tokens of both ways never meet, a position says which way it was made, and all of
+one record stands before all of the next either way. Laws: tests/unit/test_sequence.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from poller.progress import ORIGIN
+
+SUB_BITS = 24
+MOST_SUBS = (1 << SUB_BITS) - 1
+"""A record has at most so many user records: each takes six bytes at least, and a record 10 MiB at most, so there is room."""
+
+_SHIFT = SUB_BITS + 1
+
+
+def token(sequence: str | int, sub: int = 0) -> int:
+    """The token of a record, or of its user record number `sub`."""
+    return int(sequence) << _SHIFT | sub << 1
+
+
+class Place(NamedTuple):
+    """What a position means: at a record, or after it."""
+
+    sequence: int
+    sub: int
+    after: bool
+
+    @property
+    def position(self) -> int:
+        return token(self.sequence, self.sub) + self.after
+
+
+def place(position: int) -> Place:
+    """The inverse of `Place.position`; also of `token`. `position` is not ORIGIN."""
+    return Place(position >> _SHIFT, position >> 1 & MOST_SUBS, bool(position & 1))
+
+
+Kind: TypeAlias = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to begin to read a shard, in the words of GetShardIterator. `time` in epoch seconds."""
+
+    kind: Kind
+    sequence: str | None = None
+    time: float | None = None
+
+
+TRIM_HORIZON = Start("TRIM_HORIZON")
+LATEST = Start("LATEST")
+
+
+def start(position: int, origin: str, digits: int = 0) -> Start:
+    """Where a reader begins that is to go on at `position`; at ORIGIN, where `origin` (`Progress.origin`) says.
+
+    What is read from there may begin below `position`: an aggregated record is read again as a whole, and those of its user records that
+    stand before `position` are to be left out. `digits`: sequence numbers have at least so many, with zeros in front.
+    """
+    if position == ORIGIN:
+        # "LATEST" has a moment too: when the mapping began, so that nothing is lost before the first read.
+        _, _, moment = origin.partition(" ")
+        return Start("AT_TIMESTAMP", time=float(moment)) if moment else TRIM_HORIZON
+    sequence, sub, after = place(position)
+    text = f"{sequence:0{digits}d}"
+    # Whether there are more user records behind number `sub`, only the record itself can tell.
+    return Start("AFTER_SEQUENCE_NUMBER" if after and sub == 0 else "AT_SEQUENCE_NUMBER", text)
