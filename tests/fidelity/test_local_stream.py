@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from connectors.local import StreamOptions, stream_connector
 from poller.feed import Item
 from poller.mapping import MappingRunner
@@ -19,7 +21,7 @@ from tests.fidelity.parameters import configured, mapping
 from tests.fidelity.shapes import Likeness, events_in
 from tests.fidelity.stage import HANDLERS, Recorder, Stage, data
 
-pytestmark = WITHOUT_CASES
+pytestmark = [WITHOUT_CASES, pytest.mark.slow]  # in real time
 
 SLEEP = 0.05
 """What five seconds of a recorded function are here."""

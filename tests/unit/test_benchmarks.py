@@ -14,6 +14,8 @@ from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.comparison import Comparison, Limit, Reading, Result, Side, compare, measured, table
 from benchmarks.sqs_server import Server
 
+pytestmark = pytest.mark.slow
+
 OURS, BARE = Side("engine", "engine"), Side("engine", "bare")
 
 

@@ -25,6 +25,8 @@ from poller.settings import FunctionSettings
 from poller.testing.events import DocumentEvent
 from poller.testing.handlers import write
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 20.0
 
 

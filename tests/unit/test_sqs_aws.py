@@ -15,6 +15,8 @@ from connectors.sqs.entries import entries, hidden
 from poller.errors import NotConnected, SourceError
 from tests.servers.loopback import Answer, Request, loopback
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

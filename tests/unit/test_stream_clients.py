@@ -21,6 +21,8 @@ from connectors.shards import Expired, Gone, Page, Records, Shard, Throttled, Tr
 from poller.errors import NotConnected, SourceError
 from tests.servers.loopback import Answer, Request, loopback
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
