@@ -21,7 +21,7 @@ from poller.testing.fakes import FORMAT
 from poller.testing.laws import require
 from poller.testing.oracle import Broken
 from poller.testing.progress_world import Fate, Lane, World
-from poller.testing.strategies import counter_test, laws
+from poller.testing.strategies import SHARE, counter_test, laws
 from tests.unit.test_progress import Step, lanes, live, outcome
 
 ORIGINS = ("TRIM_HORIZON", "LATEST 1763686800.000 4", "AT_TIMESTAMP 1763686800.0", "", "é" * 20)
@@ -419,8 +419,8 @@ def test_the_laws_of_progress_hold_in_metadata() -> None:
 
 
 def test_the_law_came_to_where_it_matters() -> None:
-    if not REACHED:
-        pytest.skip("the law did not run")
+    if not REACHED or SHARE < 1:
+        pytest.skip("the law did not run, or not with all its examples")
     for what, times in {"positions dropped": 500, "waits for its place": 200, "left out": 200, "span resumed": 100, "crash": 200}.items():
         assert REACHED[what] >= times, f"{what}: {REACHED[what]}"
 
