@@ -18,7 +18,7 @@ from connectors.sqs.lane import SqsLane
 from connectors.sqs.source import SqsSource
 from poller.errors import NotConnected
 from poller.model import Ack, Batch, Release
-from poller.policy import Redeliver
+from poller.policy import SAFE_RECEIVE_COUNT, Redeliver
 from poller.protocols import Store
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
 
@@ -165,7 +165,7 @@ async def test_a_queue_moves_what_always_fails_to_its_dead_letter_queue(desk: De
     queue = await desk.create(RedrivePolicy=json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "2"}))
     await desk.send(queue, "m1")
     source, lane = await desk.open(queue)
-    assert source.policy == Redeliver(None, 2, None, False)
+    assert source.policy == Redeliver(None, 2, None, False, fallback=SAFE_RECEIVE_COUNT)
     for _ in range(2):
         records = await fetched(lane, 1)
         await settle(lane, records, Release(records, 0.0))
