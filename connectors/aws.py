@@ -19,18 +19,10 @@ from botocore.parsers import ResponseParserError
 
 from connectors.aws_json import ErrorAnswer, JsonCaller, Service
 from connectors.aws_refusals import Place, refusal
-from connectors.credentials import NO_CREDENTIALS, session_for
+from connectors.credentials import mapped, session_for
 from connectors.shards import Refused
 from connectors.sigv4 import Credentials
-from poller.errors import NotConnected, SourceError
-
-_NO_PLACE = (
-    exceptions.NoRegionError,
-    exceptions.InvalidRegionError,
-    exceptions.UnknownEndpointError,
-    exceptions.EndpointProviderError,
-    exceptions.InvalidProxiesConfigError,
-)
+from poller.errors import NotConnected
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +119,20 @@ class AwsConnection:
     def _mapped(self, operation: str = "") -> Iterator[None]:
         """Foreign exceptions become ours, but for answers to `operation` with an error code."""
         place = self._place.name
-        try:
-            yield
-        except exceptions.ClientError as error:
-            if xform_name(error.operation_name) == operation:
-                raise
-            # Asked for credentials on the way, for those of a role, say.
-            raise NotConnected(f"{place}: no credentials: {error}; check `role_arn`, and who may assume it", permanent=True) from error
-        except NO_CREDENTIALS as error:
-            text = f"{place}: no usable credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` of the source"
-            raise NotConnected(text, permanent=True) from error
-        except _NO_PLACE as error:
-            raise NotConnected(f"{place}: {error}; set AWS_REGION, or `region` of the source", permanent=True) from error
-        except (exceptions.ParamValidationError, exceptions.ValidationError) as error:
-            raise SourceError(f"{place}: {error}") from error
-        except (ParserError, ResponseParserError) as error:
-            raise NotConnected(f"{place}: {operation} was answered with something else ({error}); check `endpoint`, and proxies") from error
-        except (exceptions.BotoCoreError, ClientError, OSError, ValueError) as error:
-            # ValueError: an `endpoint` that is no URL, an answer that is no JSON (a proxy's page).
-            raise NotConnected(f"{place}: {type(error).__name__}: {error}") from error
+        with mapped(place):
+            try:
+                yield
+            except exceptions.ClientError as error:
+                if xform_name(error.operation_name) == operation:
+                    raise
+                # Asked for credentials on the way, for those of a role, say.
+                raise NotConnected(f"{place}: no credentials: {error}; check `role_arn`, and who may assume it", permanent=True) from error
+            except (ParserError, ResponseParserError) as error:
+                raise NotConnected(
+                    f"{place}: {operation} was answered with something else ({error}); check `endpoint`, and proxies"
+                ) from error
+            except ClientError as error:
+                raise NotConnected(f"{place}: {type(error).__name__}: {error}") from error
 
     async def aclose(self) -> None:
         """Tolerated twice."""

@@ -1,7 +1,12 @@
-"""Amazon MSK with IAM: a token that is signed here, with the credentials that botocore finds. Imported only when a source logs in so."""
+"""Amazon MSK with IAM: a token that is signed here, with the credentials that botocore finds. Imported only when a source logs in so.
+
+Source: AWS's own signers for MSK (aws-msk-iam-sasl-signer-*): the token is a presigned GET of `kafka-cluster:Connect`, in URL-safe base64
+without padding.
+"""
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 
@@ -10,11 +15,21 @@ from botocore import exceptions
 from connectors.credentials import NO_CREDENTIALS, session_for
 from connectors.kafka.options import KafkaOptions, msk_region
 from connectors.kafka.refusals import TokenRefused
-from connectors.kafka.sigv4 import TOKEN_SECONDS, msk_token
 from connectors.kafka.tokens import Fetch, Token
-from connectors.sigv4 import Credentials
+from connectors.sigv4 import Credentials, presigned, quoted
+
+TOKEN_SECONDS = 900
+"""How long a token is good for: the most that MSK takes."""
 
 _PASSING = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalFailure", "InternalError", "ServiceUnavailable"}
+
+
+def msk_token(region: str, credentials: Credentials, now: float, agent: str = "poller") -> str:
+    """What MSK takes as a bearer token, for `TOKEN_SECONDS` from `now`."""
+    host = f"kafka.{region}.amazonaws.com"
+    url = presigned(host, "kafka-cluster", region, credentials, {"Action": "kafka-cluster:Connect"}, now, TOKEN_SECONDS)
+    # Who asks is said outside the signature, as AWS's own signers do.
+    return base64.urlsafe_b64encode(f"{url}&User-Agent={quoted(agent)}".encode()).rstrip(b"=").decode()
 
 
 def from_iam(options: KafkaOptions, clock: Callable[[], float] = time.time) -> Fetch:

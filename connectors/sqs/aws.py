@@ -12,7 +12,7 @@ from typing import Any
 from aiobotocore.config import AioConfig
 from botocore import exceptions
 
-from connectors.credentials import NO_CREDENTIALS, session_for
+from connectors.credentials import mapped, session_for
 from connectors.sqs.client import Message, Refusal
 from poller.errors import NotConnected, SourceError
 
@@ -23,14 +23,6 @@ _FORBIDDEN = {
     "KmsAccessDenied", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException",
 }  # fmt: skip
 _IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress"}
-
-_NO_PLACE = (
-    exceptions.NoRegionError,
-    exceptions.InvalidRegionError,
-    exceptions.UnknownEndpointError,
-    exceptions.EndpointProviderError,
-    exceptions.InvalidProxiesConfigError,
-)
 
 
 def _refused(error: exceptions.ClientError, place: str) -> NotConnected | SourceError:
@@ -56,20 +48,11 @@ def _refused(error: exceptions.ClientError, place: str) -> NotConnected | Source
 @contextmanager
 def _mapped(place: str) -> Iterator[None]:
     """Foreign exceptions become ours. `place` names queue, region and endpoint for the person who reads the message."""
-    try:
-        yield
-    except exceptions.ClientError as error:
-        raise _refused(error, place) from error
-    except NO_CREDENTIALS as error:
-        text = f"{place}: no usable credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or `profile` of the source"
-        raise NotConnected(text, permanent=True) from error
-    except _NO_PLACE as error:
-        raise NotConnected(f"{place}: {error}; set AWS_REGION, or `region` of the source", permanent=True) from error
-    except (exceptions.ParamValidationError, exceptions.ValidationError) as error:
-        raise SourceError(f"{place}: {error}") from error
-    except (exceptions.BotoCoreError, OSError, ValueError) as error:
-        # ValueError: an `endpoint` that is no URL, an answer that is no JSON (a proxy's page).
-        raise NotConnected(f"{place}: {type(error).__name__}: {error}") from error
+    with mapped(place):
+        try:
+            yield
+        except exceptions.ClientError as error:
+            raise _refused(error, place) from error
 
 
 def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Sequence[Refusal]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.kafka.sigv4 import TOKEN_SECONDS, msk_token
+from connectors.kafka.msk import TOKEN_SECONDS, msk_token
 from connectors.sigv4 import Credentials, presigned
 
 SUITE = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
