@@ -111,7 +111,7 @@ class MappingRunner:
             raise
         self.work.source, self.work.policy = source.identity, source.policy
         if self.state in ("starting", "reconnecting"):
-            self.state = "running"  # its lanes may all be another worker's
+            self.state, self.last_error = "running", ""  # its lanes may all be another worker's
         return source
 
     async def _opened(self) -> Source:

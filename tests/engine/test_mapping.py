@@ -162,6 +162,7 @@ async def test_a_source_that_is_away_is_tried_again_with_a_backoff_that_grows() 
     assert playing.source.opened == pytest.approx([0.0, 0.15, 0.45, 1.05, 2.25], abs=0.01)
     assert (script.names, playing.mapping.state) == ([("m1",)], "running")
     assert playing.mapping.work.counters.polling_errors == 4
+    assert playing.mapping.last_error == ""
 
 
 @virtually
