@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from poller.errors import PollerError
 
 _LONGEST = 107
 """Bytes that the path of a Unix socket may have on Linux (sun_path, less its final NUL)."""
+
+_LOCK_SECONDS = 2.0
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -35,10 +38,7 @@ def listen(path: Path, backlog: int = 64) -> socket.socket:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _folder(path) as folder:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ControlError(f"another daemon is starting or stopping on {path}; try again") from error
+            _lock(folder, path)
             _make_room(path, folder)
             return _bound(path, folder, backlog)
     except OSError as error:
@@ -84,6 +84,20 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(credentials)
     return pid, uid
+
+
+def _lock(folder: int, path: Path) -> None:
+    """The folder's, which daemons of other sockets in it take too, each for a moment."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise ControlError(f"another daemon is starting or stopping on {path}; try again") from error
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _make_room(path: Path, folder: int) -> None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,8 +122,9 @@ def _make_private(path: Path) -> None:
             _sync_folder(path.parent)
         except FileExistsError:
             for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-                if name.exists() and name.stat().st_mode & 0o077:
-                    name.chmod(0o600)
+                with suppress(FileNotFoundError):  # the last of its other users removes the last two, perhaps just now
+                    if name.stat().st_mode & 0o077:
+                        name.chmod(0o600)
     except OSError as error:
         kind = StoreUnavailable if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else StoreError
         raise kind(f"{path} cannot be made or kept private ({error}): give a path in a folder that this user may write to") from error

@@ -456,6 +456,21 @@ def test_of_many_that_start_at_once_on_a_dead_socket_one_wins(tmp_path: Path) ->
             path.unlink()
 
 
+def test_daemons_of_one_folder_start_at_once(tmp_path: Path) -> None:
+    """Each with a socket of its own: that they all lock the folder for a moment is no reason to refuse any."""
+    count = 8
+    barrier = Barrier(count)
+
+    def start(number: int) -> socket.socket:
+        barrier.wait()
+        return listen(tmp_path / f"{number}.sock")
+
+    with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
+        for made in list(pool.map(start, range(count))):
+            stack.enter_context(made)
+        assert len(list(tmp_path.glob("*.sock"))) == count
+
+
 async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     path.write_text("data")

@@ -398,6 +398,23 @@ async def test_a_file_that_others_may_read_is_made_private(path: Path) -> None:
     await writer.aclose()
 
 
+async def test_a_log_may_go_while_it_is_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of the other users removes it: after we saw it, and before we could change its mode."""
+    await (await Writer.open(path, NOTES)).aclose()
+    path.with_name("notes.db-wal").touch(0o644)
+    chmod = Path.chmod
+
+    def gone(file: Path, mode: int) -> None:
+        if file.name.endswith("-wal"):
+            file.unlink()
+        chmod(file, mode)
+
+    monkeypatch.setattr(Path, "chmod", gone)
+    writer = await Writer.open(path, NOTES)
+    await writer.run(note("first"))
+    await writer.aclose()
+
+
 async def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "real" / "notes.db")
     writer = await Writer.open(tmp_path / "link.db", NOTES)
