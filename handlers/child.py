@@ -20,9 +20,9 @@ if __name__ in ("__main__", "__mp_main__") and sys.path and sys.path[0] == __fil
     # Python put this file's folder first: the modules beside it would be importable by their bare names, before the function's own.
     del sys.path[0]
 
-import importlib
 import importlib.util
 import json
+import linecache
 import logging
 import os
 import select
@@ -32,14 +32,14 @@ import time
 import traceback
 from contextlib import suppress
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from importlib.machinery import PathFinder
 
 TYPE_CHECKING = False  # typing itself would cost a cold start some milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
-    from types import ModuleType, TracebackType
+    from types import CodeType, ModuleType, TracebackType
     from typing import Any, BinaryIO
 
     Function = Callable[[Any, Any], Any]
@@ -111,7 +111,6 @@ class Broken(Exception):
     def __init__(self, type_: str, message: str, trace: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.type = type_
-        self.message = message
         self.trace = tuple(trace)
 
 
@@ -126,11 +125,17 @@ def text_of(error: BaseException) -> str:
 
 def frames(trace: TracebackType | None) -> tuple[str, ...]:
     """The function's own frames as Lambda shows them: what led to it (ours, importlib's, asyncio's) is left out."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_FUNCTIONS):
-        trace = trace.tb_next
-    entries = [(frame.filename, frame.lineno, frame.name, frame.line) for frame in traceback.extract_tb(trace)]
-    lines = traceback.format_list(entries)  # type: ignore[arg-type]  # a line may be None: allowed, not declared
-    return tuple(line.rstrip("\n").encode("utf-8", "replace").decode("utf-8") for line in lines)
+    places = [(each.f_code, line) for each, line in traceback.walk_tb(trace)]
+    first = next((n for n, (code, _) in enumerate(places) if not code.co_filename.startswith(_NOT_THE_FUNCTIONS)), len(places))
+    return _shown(tuple(places[first:]))
+
+
+@lru_cache(maxsize=64)
+def _shown(places: tuple[tuple[CodeType, int], ...]) -> tuple[str, ...]:
+    """A poison record fails a dozen times in the same place: to find the lines anew costs more than to call the function again."""
+    linecache.checkcache()
+    entries = [(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip()) for code, line in places]
+    return tuple(line.rstrip("\n").encode("utf-8", "replace").decode("utf-8") for line in traceback.format_list(entries))
 
 
 def described(error: BaseException) -> tuple[str, str, tuple[str, ...]]:
@@ -176,12 +181,8 @@ def orjson_dumps(orjson: Any) -> Callable[[Any], bytes]:
 
 def load(handler: str, by_file: Callable[[str], ModuleType], by_name: Callable[[str], ModuleType]) -> Function:
     """The function that `handler` names: `file.py:name`, or Lambda's `module.name`. Raises Broken, or what its module code raises."""
-    if ":" in handler:
-        module, _, name = handler.rpartition(":")
-        find = by_file
-    else:
-        module, _, name = handler.rpartition(".")
-        find = by_name
+    separator, find = (":", by_file) if ":" in handler else (".", by_name)
+    module, _, name = handler.rpartition(separator)
     if not module or not name:
         raise Broken("Runtime.MalformedHandlerName", f"Bad handler '{handler}': it is neither 'file.py:name' nor 'module.name'")
     if find is by_name and module.split(".")[0] in sys.builtin_module_names:
@@ -214,8 +215,7 @@ def import_file(root: str, file: str, prefix: str = "") -> ModuleType:
         if spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(path):
             return importlib.import_module(name)
     private = prefix + "_poller_user_" + stem.replace(os.sep, "_").replace(".", "_")
-    spec = importlib.util.spec_from_file_location(private, path)
-    if spec is None or spec.loader is None:
+    if (spec := importlib.util.spec_from_file_location(private, path)) is None or spec.loader is None:
         raise ModuleNotFoundError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
@@ -346,8 +346,7 @@ def serve(requests: BinaryIO, answers: int, function: Function, context: type[Co
             if result is not None:
                 payload = marshal(result, dumps)
         except Exception as error:
-            fault = error
-            kind = "large" if isinstance(error, Broken) and error.type == "Function.ResponseSizeTooLarge" else "error"
+            fault, kind = error, "large" if isinstance(error, Broken) and error.type == "Function.ResponseSizeTooLarge" else "error"
         flush()
         if os.getpid() != home:
             os._exit(0)  # a process that the function forked came back from it: the answer is not its to give

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
+from operator import not_
 from typing import Any, Literal, TypeAlias
 
 import orjson
@@ -44,6 +45,15 @@ def readable(data: bytes | str | None) -> Any:
     except ValueError:  # no JSON, or half of a surrogate pair
         return _text(data)
     return value if type(value) is dict or type(value) is list else _text(data)
+
+
+def all_readable(data: Sequence[bytes | str | None]) -> list[Any]:
+    """`readable` of each: at three quarters of its price where they all are JSON objects."""
+    try:
+        values = list(map(orjson.loads, data))  # type: ignore[arg-type]  # None is a ValueError too
+    except ValueError:
+        return list(map(readable, data))
+    return values if set(map(type, values)) == {dict} else list(map(readable, data))
 
 
 def _text(data: bytes | str) -> str | None:
@@ -87,7 +97,7 @@ class Filtering:
         wanted = self._wanted(format.documents(records, self.keys))
         if False not in wanted:
             return records, ()
-        return list(compress(records, wanted)), [record for record, is_wanted in zip(records, wanted, strict=True) if not is_wanted]
+        return list(compress(records, wanted)), list(compress(records, map(not_, wanted)))
 
     # One comprehension each: this runs for every record.
 

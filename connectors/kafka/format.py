@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from poller.filtering import readable
+from poller.filtering import all_readable, readable
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
 
 TIMESTAMP_TYPES = {0: "CREATE_TIME", 1: "LOG_APPEND_TIME", None: "NO_TIMESTAMP_TYPE"}
@@ -138,7 +138,7 @@ class KafkaFormat:
 
     def documents(self, records: Sequence[Record], keys: Collection[str]) -> Iterable[Document]:
         if set(keys) == {"value"}:  # nearly always
-            return [{"value": readable(record.value)} for record in records]
+            return [{"value": value} for value in all_readable([record.value for record in records])]
         types = TIMESTAMP_TYPES
         return [
             {

@@ -16,7 +16,7 @@ import orjson
 
 from connectors.kinesis.event import Elements, document
 from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
-from poller.filtering import readable
+from poller.filtering import all_readable, readable
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
 
 _EXACT_FROM = MAXIMUM_EVENT_BYTES - 64 * 1024
@@ -136,7 +136,7 @@ class MessageFormat:
 
     def documents(self, records: Sequence[Message], keys: Collection[str] = FILTERABLE_MESSAGE.keys) -> Iterable[Document]:
         if set(keys) == {"body"}:  # nearly always
-            return [{"body": readable(message.body)} for message in records]
+            return [{"body": body} for body in all_readable([message.body for message in records])]
         return [{**element, "body": readable(element["body"])} for element in self.elements(records)]
 
     def event(self, records: Sequence[Message]) -> _Event:
@@ -223,7 +223,7 @@ class EntryFormat:
 
     def documents(self, records: Sequence[Entry], keys: Collection[str] = FILTERABLE_RECORD.keys) -> Iterable[Document]:
         if set(keys) == {"data"}:  # nearly always
-            return [{"data": readable(entry.data)} for entry in records]
+            return [{"data": data} for data in all_readable([entry.data for entry in records])]
         return [document(element, readable(entry.data)) for entry, element in zip(records, self.elements(records), strict=True)]
 
     def event(self, records: Sequence[Entry]) -> _Event:

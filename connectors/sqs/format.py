@@ -15,7 +15,7 @@ import orjson
 
 from connectors.sqs import FILTERABLE
 from connectors.sqs.client import Message
-from poller.filtering import readable
+from poller.filtering import all_readable, readable
 from poller.model import Document, Identifier
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
@@ -105,7 +105,7 @@ class SqsFormat:
         """The element of the event, with `body` parsed where it is JSON (AWS Lambda guide, "Using event filtering with an Amazon SQS
         event source")."""
         if set(keys) == {"body"}:  # nearly always
-            return [{"body": readable(record["Body"])} for record in records]
+            return [{"body": body} for body in all_readable([record["Body"] for record in records])]
         return [{**element, "body": readable(element["body"])} for element in _elements(records, self._arn, self._region)]
 
     def event(self, records: Sequence[Message]) -> SqsEvent:

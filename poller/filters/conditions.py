@@ -108,6 +108,13 @@ def allows_absence(conditions: Iterable[Condition]) -> bool:
     return Exists(False) in conditions
 
 
+def texts_alone(conditions: Sequence[Condition]) -> frozenset[str] | None:
+    """The texts that are asked for, if nothing else is: a text meets `any_of` these if it is one of them. None: it takes more to tell."""
+    if all(isinstance(condition, Text) and _address(condition) is None for condition in conditions):
+        return frozenset(condition.text for condition in conditions if isinstance(condition, Text))
+    return None
+
+
 def any_of(conditions: Sequence[Condition]) -> Holds:
     """Whether at least one of these holds of a value."""
     return _joined(conditions, [addresses.same_address(found) for found in map(_address, conditions) if found is not None])

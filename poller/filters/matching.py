@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from poller.filters.conditions import Condition, allows_absence, any_of
+from poller.filters.conditions import Condition, allows_absence, any_of, texts_alone
 from poller.filters.syntax import Alternative, Term
 
 Match: TypeAlias = Callable[[Any], bool]
@@ -141,7 +141,11 @@ def _object(node: _Node) -> Match:
     children = [(key, {f"{key}.{path}": path for path in child.paths()}, _match(child)) for key, child in node.children.items()]
     if len(children) == 1 and not children[0][1]:  # nearly always, and every record pays for it
         only, _, meets = children[0]
-        return lambda value: meets(value.get(only, MISSING))
+        leaf = node.children[only]
+        texts = texts_alone(leaf.conditions) if leaf.conditions and not leaf.children else None
+        if texts is None:
+            return lambda value: meets(value.get(only, MISSING))
+        return lambda value: found in texts if type(found := value.get(only, MISSING)) is str else meets(found)
 
     def match(value: Any) -> bool:
         for key, dotted, child in children:

@@ -79,6 +79,19 @@ def test_a_deep_recursion_is_described_in_few_lines() -> None:
     assert len(trace) < 10
 
 
+def test_a_trace_names_the_place_of_each_error(tmp_path: Path) -> None:
+    """Also where the same line has failed before, and when the file was changed since."""
+    file = tmp_path / "app.py"
+    for version in ("first", "other"):
+        file.write_text(f"# {version}\ndef handle(n):\n    if n:\n        raise ValueError({version!r})\n    raise KeyError\n")
+        names: dict[str, Any] = {}
+        exec(compile(file.read_text(), str(file), "exec"), names)
+        for n, line, text in ((1, 4, f"raise ValueError({version!r})"), (0, 5, "raise KeyError"), (1, 4, f"raise ValueError({version!r})")):
+            with pytest.raises((ValueError, KeyError)) as caught:
+                names["handle"](n)
+            assert child.described(caught.value)[2][-1] == f'  File "{file}", line {line}, in handle\n    {text}'
+
+
 def test_a_long_message_is_cut() -> None:
     assert len(child.text_of(ValueError("x" * 10_000_000))) == child.MAXIMUM_TEXT
 

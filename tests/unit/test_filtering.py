@@ -22,7 +22,7 @@ from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
 from connectors.local.format import Entry, EntryFormat, Message, MessageFormat
 from connectors.sqs import FILTERABLE as QUEUE
 from connectors.sqs.format import SqsFormat
-from poller.filtering import Filtering, readable
+from poller.filtering import Filtering, all_readable, readable
 from poller.filters import compile_pattern
 from poller.protocols import Format
 from poller.settings import Filterable, FilterSettings
@@ -285,6 +285,11 @@ def test_law_whatever_the_data_is_it_is_read_without_an_error(data: bytes) -> No
         return
     assert value == text or (isinstance(value, dict | list) and value == json.loads(text))
     assert readable(text) == value
+
+
+@given(st.lists(st.none() | st.binary(max_size=9) | st.text(max_size=9) | (OBJECTS | st.lists(OBJECTS)).map(json.dumps)))
+def test_law_all_at_once_is_one_by_one(data: list[Any]) -> None:
+    assert all_readable(data) == list(map(readable, data))
 
 
 def test_half_of_a_surrogate_pair_is_text() -> None:
