@@ -18,6 +18,7 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.dynamodb_streams.client import DynamoDBClient
+    from poller.protocols import Source
 
 Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
 """A client for these options."""
@@ -25,12 +26,13 @@ Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
 
 async def connect_to_aws(options: DynamoDBOptions) -> DynamoDBClient:
     """Raises NotConnected, SourceError."""
-    from connectors.aws import Target
-    from connectors.dynamodb_streams.aws import connected
+    from connectors.aws.connection import Target
+    from connectors.dynamodb_streams.aws import AwsDynamoDB
+    from connectors.sharded.iterators import connected
 
     region = options.region or where(options.table).region
     target = Target(region, options.profile, options.endpoint, options.role_arn, connections=100)
-    return await connected(place(options), target)
+    return await connected(AwsDynamoDB(place(options)), target)
 
 
 class DynamoDBConnector:
@@ -52,14 +54,24 @@ class DynamoDBConnector:
             default_batch_size=100,
             filterable=FILTERABLE,
             identity=identity(options),
+            tumbling=True,
             refused_by_aws=tuple(refused_by_aws(options)),
         )
 
     def policy(self, options: DynamoDBOptions, settings: MappingSettings) -> Block:
         return Block.of(settings, options.partial, RETENTION)
 
+    async def open(self, options: DynamoDBOptions, context: Context) -> Source:
+        from connectors.dynamodb_streams.source import open_source
+
+        self.traits(options)  # ConfigError now is better than a surprise of the service later, for who builds options in code
+        return await open_source(await self._connect(options), options, context, self.policy(options, context.mapping))
+
     async def probe(self, options: DynamoDBOptions, context: Context, timeout: float) -> list[Finding]:  # noqa: ARG002 (the protocol's)
         from connectors.dynamodb_streams.probe import probe
 
         self.traits(options)
-        return await probe(lambda: self._connect(options), where(options.table), context.mapping)
+        return await probe(lambda: self._connect(options), options, context.mapping)
+
+
+connector = DynamoDBConnector()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-
-from connectors.aws import AwsConnection, Target
-from connectors.aws_json import Service
-from connectors.aws_refusals import Place
+from connectors.aws.connection import AwsConnection, Target
+from connectors.aws.json import Service
+from connectors.aws.refusals import Place
 from connectors.dynamodb_streams.client import ChangeRecord, StreamPage, answered
-from connectors.sequence import Start
-from connectors.shards import REFUSED, Records, Refused, Shard
+from connectors.sharded.iterators import Iterators
+from connectors.sharded.iterators import shard as shard_of
+from connectors.sharded.sequence import Start
+from connectors.sharded.shards import REFUSED, Records, Refused
 
 STREAMS = Service("dynamodbstreams", "dynamodb", "DynamoDBStreams_20120810", "1.0")
 
@@ -20,10 +19,11 @@ ALLOWED = "dynamodb:ListStreams, dynamodb:DescribeStream, dynamodb:GetShardItera
 
 
 class AwsDynamoDB:
-    """`client.DynamoDBClient`: GetRecords over `aws_json`, everything else over aiobotocore."""
+    """`client.DynamoDBClient`: GetRecords over `JsonCaller`, everything else over aiobotocore."""
 
     def __init__(self, place: str) -> None:
         self._aws = AwsConnection(Place(place, ALLOWED), STREAMS)
+        self._iterators = Iterators(self._aws, lambda stream: {"StreamArn": stream}, "SequenceNumber", answered)
 
     def __repr__(self) -> str:
         return f"<AwsDynamoDB {self._aws!r}>"
@@ -55,7 +55,7 @@ class AwsDynamoDB:
             described = answer["StreamDescription"]
             keys = {each["KeyType"]: each["AttributeName"] for each in described.get("KeySchema", ())}
             return StreamPage(
-                shards=tuple(_shard(each) for each in described.get("Shards", ())),
+                shards=tuple(shard_of(each) for each in described.get("Shards", ())),
                 more=described.get("LastEvaluatedShardId"),
                 status=described["StreamStatus"],
                 view=described.get("StreamViewType", ""),
@@ -65,45 +65,10 @@ class AwsDynamoDB:
             raise self._aws.malformed("DescribeStream", error) from error
 
     async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
-        answer = await self._aws.ask(
-            "get_shard_iterator", StreamArn=stream, ShardId=shard, ShardIteratorType=start.kind, SequenceNumber=start.sequence
-        )
-        if isinstance(answer, REFUSED):
-            return answer
-        try:
-            return str(answer["ShardIterator"])
-        except KeyError as error:
-            raise self._aws.malformed("GetShardIterator", error) from error
+        return await self._iterators.iterator(stream, shard, start)
 
     async def records(self, iterator: str, shard: str, limit: int) -> Records[ChangeRecord] | Refused:
-        body = await self._aws.read("GetRecords", {"ShardIterator": iterator, "Limit": limit})
-        if not isinstance(body, bytes):
-            return body
-        try:
-            return answered(body, shard)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise self._aws.malformed("GetRecords", error) from error
+        return await self._iterators.records(iterator, shard, limit)
 
     async def aclose(self) -> None:
         await self._aws.aclose()
-
-
-async def connected(place: str, target: Target) -> AwsDynamoDB:
-    """Raises NotConnected, SourceError."""
-    client = AwsDynamoDB(place)
-    try:
-        await client.connect(target)
-    except BaseException:
-        await client.aclose()
-        raise
-    return client
-
-
-def _shard(told: Mapping[str, Any]) -> Shard:
-    sequences, parent = told.get("SequenceNumberRange", {}), told.get("ParentShardId")
-    return Shard(
-        name=told["ShardId"],
-        parents=() if parent is None else (parent,),
-        first=sequences.get("StartingSequenceNumber", "0"),
-        last=sequences.get("EndingSequenceNumber"),
-    )

@@ -1,7 +1,7 @@
 """What the connector asks of DynamoDB Streams, as small protocols. Vendor-free; `aws.py` implements them.
 
-Every call raises NotConnected, or SourceError, and nothing else; what the service refuses is a value (connectors/shards.py). `stream` is a
-stream's ARN.
+Every call raises NotConnected, or SourceError, and nothing else; what the service refuses is a value (connectors/sharded/shards.py).
+`stream` is a stream's ARN.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from connectors.shards import Page, Records, Refused, ShardReading
+from connectors.sharded.pace import Limits
+from connectors.sharded.shards import Page, Records, Refused, ShardReading
 
-MOST = 1_000
-"""DynamoDB Streams' own limit of records a read; one megabyte is another."""
+LIMITS = Limits(reads=10.0, bytes=10_000_000.0, records=1_000, answer=1_000_000, busy=0.25, idle=0.25)
+"""A read brings a thousand records or a megabyte (API reference: GetRecords). Nothing is said of how often; Lambda reads four times a
+second (guide, "Using Lambda with Amazon DynamoDB"), which is more than a shard can be written, so ten are only for what lags behind."""
 
 RETENTION = 24 * 3600.0
 """Seconds that a record is kept; nobody can change it."""
@@ -46,8 +48,8 @@ class Change(msgspec.Struct, gc=False, kw_only=True, rename="pascal"):
 
 
 class ChangeRecord(msgspec.Struct, gc=False):
-    """A record of a shard. `name`: INSERT, MODIFY or REMOVE. `shard` is set while it is read, before anyone else sees it; from then on it
-    never changes."""
+    """A record of a shard. `name`: INSERT, MODIFY or REMOVE. `shard`, and `stream`, its ARN, are set while it is read, before anyone else
+    sees it; from then on it never changes."""
 
     id: str = msgspec.field(name="eventID")
     name: str = msgspec.field(name="eventName")
@@ -57,6 +59,7 @@ class ChangeRecord(msgspec.Struct, gc=False):
     region: str = msgspec.field(name="awsRegion", default="")
     identity: Identity | None = msgspec.field(name="userIdentity", default=None)
     shard: str = msgspec.field(name="-shard", default="")
+    stream: str = msgspec.field(name="-stream", default="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import orjson
 from msgspec import UNSET, UnsetType
 
 from connectors.dynamodb_streams.client import Change, ChangeRecord
-from connectors.sequence import token
+from connectors.sharded.sequence import token
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
@@ -109,7 +109,8 @@ class ChangeEvent:
 
 
 class ChangeFormat:
-    """The format of one stream's records. `arn`: of the stream."""
+    """The format of a table's records. `arn`: of its stream; a record that says so is of another one (the table's stream before, or after,
+    whose ARN is as long)."""
 
     __slots__ = ("_arn", "_region", "fixed")
 
@@ -120,6 +121,10 @@ class ChangeFormat:
 
     def __repr__(self) -> str:
         return f"<ChangeFormat {self._arn}>"
+
+    @property
+    def arn(self) -> str:
+        return self._arn
 
     def facts(self, records: Sequence[ChangeRecord]) -> ChangeFacts:
         return ChangeFacts(self, records)
@@ -151,7 +156,7 @@ class ChangeFormat:
                     record.source,
                     record.region or region,
                     record.change,
-                    arn,
+                    record.stream or arn,
                     UNSET if (who := record.identity) is None else _Identity(who.type, who.principal),
                 )
             )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from connectors.kinesis.options import target_problems
+from connectors.aws import naming
+from connectors.aws.naming import Where
 from poller.settings import Filterable
 
 _ARN = re.compile(r"arn:([\w-]+):dynamodb:([\w-]+):(\w+):table/([\w.-]{1,255})(?:/stream/([\w:.-]+))?")
 _NAME = re.compile(r"[\w.-]{1,255}", re.ASCII)
+
+TURN_ON = "turn it on (StreamSpecification of UpdateTable), best with NEW_AND_OLD_IMAGES"
+"""What a table without a stream needs."""
 
 FILTERABLE = Filterable(
     ("eventID", "eventName", "eventVersion", "eventSource", "awsRegion", "dynamodb", "userIdentity", "eventSourceARN"),
@@ -46,33 +49,26 @@ class DynamoDBOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = "cut"
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A table as an option names it. `region` and `account` only if it was an ARN, `stream` only if that was a stream's: its own ARN."""
-
-    name: str
-    region: str | None = None
-    account: str | None = None
-    stream: str | None = None
-
-
 def where(table: str) -> Where:
     """Raises ValueError with a sentence for a person."""
     if arn := _ARN.fullmatch(table):
-        return Where(arn[4], arn[2], arn[3], table if arn[5] is not None else None)
+        return Where(arn[4], table, arn[2], arn[3])
     if _NAME.fullmatch(table):
         return Where(table)
     example = "arn:aws:dynamodb:<region>:<account>:table/<name>"
     raise ValueError(f"{table!r} is no DynamoDB table; write its name, its ARN ({example}), or the ARN of one of its streams")
 
 
+def stream(options: DynamoDBOptions) -> str | None:
+    """The ARN of the one stream that the options name; None: they name a table."""
+    arn = where(options.table).arn
+    return arn if arn is not None and "/stream/" in arn else None
+
+
 def identity(options: DynamoDBOptions) -> str:
     """Which table or stream the options mean, however they spell it: equal only where it is the same for certain."""
-    named = where(options.table)
-    credentials = f"{options.profile or ''} {options.role_arn or ''}"
-    region = named.region or options.region or f"region of {credentials}"
-    label = "" if named.stream is None else named.stream.partition("/stream/")[2]
-    return " ".join(((options.endpoint or "").rstrip("/"), region, named.account or credentials, named.name, label)).rstrip()
+    label = (stream(options) or "").partition("/stream/")[2]
+    return f"{naming.identity(where(options.table), options)} {label}".rstrip()
 
 
 def problems(options: DynamoDBOptions) -> Iterator[str]:
@@ -81,10 +77,9 @@ def problems(options: DynamoDBOptions) -> Iterator[str]:
         named = where(options.table)
     except ValueError as error:
         yield f"table: {error}"
+        yield from naming.target_problems(options)
     else:
-        if options.region is not None and named.region not in {None, options.region}:
-            yield f"region is {options.region!r}, but the table is in {named.region!r}; leave region out"
-    yield from target_problems(options.role_arn, options.endpoint)
+        yield from naming.problems("the table", named, options)
 
 
 def refused_by_aws(options: DynamoDBOptions) -> Iterator[str]:
@@ -95,6 +90,4 @@ def refused_by_aws(options: DynamoDBOptions) -> Iterator[str]:
 
 def place(options: DynamoDBOptions) -> str:
     """For messages."""
-    named = where(options.table)
-    region = options.region or named.region or "of the environment"
-    return f"stream of DynamoDB table {named.name} (region {region}, {options.endpoint or 'AWS'})"
+    return naming.place("stream of DynamoDB table", where(options.table), options)

@@ -5,39 +5,37 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from connectors.dynamodb_streams.client import RETENTION, DynamoDBClient, StreamPage
-from connectors.dynamodb_streams.options import Where
-from connectors.sequence import LATEST, TRIM_HORIZON
-from connectors.shards import REFUSED, Refused
+from connectors.dynamodb_streams.options import TURN_ON, DynamoDBOptions, stream, where
+from connectors.sharded.sequence import LATEST, TRIM_HORIZON
+from connectors.sharded.shards import REFUSED, Refused
 from poller.errors import NotConnected, SourceError
 from poller.settings import Finding, MappingSettings
 from poller.units import show_duration
 
-TURN_ON = "turn it on (StreamSpecification of UpdateTable), best with NEW_AND_OLD_IMAGES"
 
-
-async def probe(connect: Callable[[], Awaitable[DynamoDBClient]], named: Where, settings: MappingSettings) -> list[Finding]:
+async def probe(connect: Callable[[], Awaitable[DynamoDBClient]], options: DynamoDBOptions, settings: MappingSettings) -> list[Finding]:
     """Raises nothing of DynamoDB."""
     try:
         client = await connect()
     except (NotConnected, SourceError) as error:
         return [Finding("error", str(error))]
     try:
-        return [finding async for finding in _found(client, named, settings)]
+        return [finding async for finding in _found(client, options, settings)]
     except (NotConnected, SourceError) as error:
         return [Finding("error", str(error))]
     finally:
         await client.aclose()
 
 
-async def _found(client: DynamoDBClient, named: Where, settings: MappingSettings) -> AsyncIterator[Finding]:
-    arn = named.stream
+async def _found(client: DynamoDBClient, options: DynamoDBOptions, settings: MappingSettings) -> AsyncIterator[Finding]:
+    arn = stream(options)
     if arn is None:
-        streams = await client.streams(named.name)
+        streams = await client.streams(where(options.table).name)
         if isinstance(streams, REFUSED):
             yield _error(streams)
             return
         if not streams:
-            yield Finding("error", f"table {named.name} has no stream, or is not there; {TURN_ON}")
+            yield Finding("error", f"table {where(options.table).name} has no stream, or is not there; {TURN_ON}")
             return
         arn = streams[-1]
     page = await client.shards(arn)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from botocore import exceptions
 
-from connectors.credentials import NO_CREDENTIALS, session_for
+from connectors.aws.credentials import NO_CREDENTIALS, session_for
+from connectors.aws.sigv4 import Credentials, presigned, quoted
 from connectors.kafka.options import KafkaOptions, msk_region
 from connectors.kafka.refusals import TokenRefused
 from connectors.kafka.tokens import Fetch, Token
-from connectors.sigv4 import Credentials, presigned, quoted
 
 TOKEN_SECONDS = 900
 """How long a token is good for: the most that MSK takes."""

@@ -17,6 +17,7 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.kinesis.client import KinesisClient
+    from poller.protocols import Source
 
 RETENTION = 24 * 3600.0
 """What a stream has unless it was given more, in seconds; up to 365 days."""
@@ -30,13 +31,14 @@ Connect: TypeAlias = Callable[[KinesisOptions], Awaitable["KinesisClient"]]
 
 async def connect_to_aws(options: KinesisOptions) -> KinesisClient:
     """Raises NotConnected, SourceError."""
-    from connectors.aws import Target
-    from connectors.kinesis.aws import connected
+    from connectors.aws.connection import UNLIMITED, Target
+    from connectors.kinesis.aws import AwsKinesis
+    from connectors.sharded.iterators import connected
 
     region = options.region or where(options.stream).region
-    # Subscriptions keep a connection each, so there is no limit: a reader has at most one call under way.
-    target = Target(region, options.profile, options.endpoint, options.role_arn, connections=1000)
-    return await connected(place(options), target)
+    # Subscriptions keep a connection each: with a limit, so many shards would leave none for other calls. A reader has one call under way.
+    target = Target(region, options.profile, options.endpoint, options.role_arn, connections=UNLIMITED)
+    return await connected(AwsKinesis(place(options)), target)
 
 
 class KinesisConnector:
@@ -58,6 +60,7 @@ class KinesisConnector:
             default_batch_size=100,
             filterable=FILTERABLE,
             identity=identity(options),
+            tumbling=True,
             assumed=(ASSUMED,),
             refused_by_aws=tuple(refused_by_aws(options)),
         )
@@ -66,8 +69,17 @@ class KinesisConnector:
         """As if the stream had the retention that it has unless it was given more (`ASSUMED`)."""
         return Block.of(settings, options.partial, RETENTION)
 
+    async def open(self, options: KinesisOptions, context: Context) -> Source:
+        from connectors.kinesis.source import open_source
+
+        self.traits(options)  # ConfigError now is better than a surprise of the service later, for who builds options in code
+        return await open_source(await self._connect(options), options, context)
+
     async def probe(self, options: KinesisOptions, context: Context, timeout: float) -> list[Finding]:  # noqa: ARG002 (the protocol's)
         from connectors.kinesis.probe import probe
 
         self.traits(options)
         return await probe(lambda: self._connect(options), options, context.mapping)
+
+
+connector = KinesisConnector()

@@ -16,7 +16,7 @@ from hashlib import md5
 from typing import NamedTuple
 
 from connectors.kinesis.client import KinesisRecord
-from connectors.sequence import MOST_SUBS
+from connectors.sharded.sequence import MOST_SUBS
 
 MAGIC = b"\xf3\x89\x9a\xc2"
 _ENCODED = "84maw"

@@ -8,14 +8,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
-from connectors.aws import AwsConnection, Target
-from connectors.aws_json import Service
-from connectors.aws_refusals import Place
+from connectors.aws.connection import AwsConnection, Target
+from connectors.aws.json import Service
+from connectors.aws.refusals import Place
 from connectors.kinesis.client import Consumer, KinesisRecord, Pushed, Stream, answered
-from connectors.sequence import Start
-from connectors.shards import REFUSED, Page, Records, Refused, Shard
+from connectors.sharded.iterators import Iterators
+from connectors.sharded.iterators import shard as shard_of
+from connectors.sharded.sequence import Start
+from connectors.sharded.shards import REFUSED, Page, Records, Refused
 
 KINESIS = Service("kinesis", "kinesis", "Kinesis_20131202", "1.1")
 
@@ -26,10 +26,11 @@ ALLOWED = (
 
 
 class AwsKinesis:
-    """`client.KinesisClient`: GetRecords over `aws_json`, everything else over aiobotocore."""
+    """`client.KinesisClient`: GetRecords over `JsonCaller`, everything else over aiobotocore."""
 
     def __init__(self, place: str) -> None:
         self._aws = AwsConnection(Place(place, ALLOWED), KINESIS)
+        self._iterators = Iterators(self._aws, _named, "StartingSequenceNumber", answered)
 
     def __repr__(self) -> str:
         return f"<AwsKinesis {self._aws!r}>"
@@ -61,35 +62,15 @@ class AwsKinesis:
         if isinstance(answer, REFUSED):
             return answer
         try:
-            return Page(tuple(_shard(each) for each in answer["Shards"]), answer.get("NextToken"))
+            return Page(tuple(shard_of(each) for each in answer["Shards"]), answer.get("NextToken"))
         except (KeyError, ValueError) as error:
             raise self._aws.malformed("ListShards", error) from error
 
     async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
-        moment = None if start.time is None else datetime.fromtimestamp(start.time, UTC)
-        answer = await self._aws.ask(
-            "get_shard_iterator",
-            **_named(stream),
-            ShardId=shard,
-            ShardIteratorType=start.kind,
-            StartingSequenceNumber=start.sequence,
-            Timestamp=moment,
-        )
-        if isinstance(answer, REFUSED):
-            return answer
-        try:
-            return str(answer["ShardIterator"])
-        except KeyError as error:
-            raise self._aws.malformed("GetShardIterator", error) from error
+        return await self._iterators.iterator(stream, shard, start)
 
     async def records(self, iterator: str, shard: str, limit: int) -> Records[KinesisRecord] | Refused:
-        body = await self._aws.read("GetRecords", {"ShardIterator": iterator, "Limit": limit})
-        if not isinstance(body, bytes):
-            return body
-        try:
-            return answered(body, shard)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise self._aws.malformed("GetRecords", error) from error
+        return await self._iterators.records(iterator, shard, limit)
 
     async def register_consumer(self, stream_arn: str, name: str) -> Consumer | Refused:
         answer = await self._aws.ask("register_stream_consumer", StreamARN=stream_arn, ConsumerName=name)
@@ -130,17 +111,6 @@ class AwsKinesis:
         await self._aws.aclose()
 
 
-async def connected(place: str, target: Target) -> AwsKinesis:
-    """Raises NotConnected, SourceError."""
-    client = AwsKinesis(place)
-    try:
-        await client.connect(target)
-    except BaseException:
-        await client.aclose()
-        raise
-    return client
-
-
 def _named(stream: str) -> dict[str, str]:
     return {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
 
@@ -149,25 +119,12 @@ def _epoch(moment: datetime | float) -> float:
     return moment.timestamp() if isinstance(moment, datetime) else float(moment)
 
 
-def _shard(told: Mapping[str, Any]) -> Shard:
-    """Of ListShards, or a child of an answer."""
-    sequences, hashes = told.get("SequenceNumberRange", {}), told.get("HashKeyRange")
-    parents = (told.get("ParentShardId"), told.get("AdjacentParentShardId"), *told.get("ParentShards", ()))
-    return Shard(
-        name=told["ShardId"],
-        parents=tuple(parent for parent in parents if parent is not None),
-        first=sequences.get("StartingSequenceNumber", "0"),
-        last=sequences.get("EndingSequenceNumber"),
-        hashes=None if hashes is None else (int(hashes["StartingHashKey"]), int(hashes["EndingHashKey"])),
-    )
-
-
 def _pushed(told: Mapping[str, Any], shard: str) -> Pushed:
     return Pushed(
         records=_records(told.get("Records", ()), shard),
         continuation=told.get("ContinuationSequenceNumber"),
         behind=told.get("MillisBehindLatest", 0) / 1000,
-        children=tuple(_shard(each) for each in told.get("ChildShards", ())),
+        children=tuple(shard_of(each) for each in told.get("ChildShards", ())),
     )
 
 

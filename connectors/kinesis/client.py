@@ -1,7 +1,7 @@
 """What the connector asks of Kinesis, as small protocols. Vendor-free; `aws.py` implements them.
 
-Every call raises NotConnected, or SourceError, and nothing else; what the service refuses is a value (connectors/shards.py). `stream` is a
-name, or an ARN.
+Every call raises NotConnected, or SourceError, and nothing else; what the service refuses is a value (connectors/sharded/shards.py).
+`stream` is a name, or an ARN.
 """
 
 from __future__ import annotations
@@ -12,22 +12,31 @@ from typing import Protocol
 
 import msgspec
 
-from connectors.sequence import Start
-from connectors.shards import Records, Refused, Shard, ShardReading
+from connectors.sharded.pace import Limits
+from connectors.sharded.sequence import Start
+from connectors.sharded.shards import Records, Refused, Shard, ShardReading
 
-MOST = 10_000
-"""Kinesis's own limit of records a read; ten megabytes is another."""
+_ENCODED = 4 / 3
+"""An answer has its records in base64; Kinesis counts their own bytes."""
 
-READS_A_SECOND = 5
-"""Kinesis's own limit, a shard, shared by all that read without enhanced fan-out; 2 MB a second is another."""
+LIMITS = Limits(
+    reads=5.0,
+    bytes=2_000_000 * _ENCODED,
+    records=10_000,
+    answer=int(10 * 1024 * 1024 * _ENCODED),
+    busy=0.25,
+    idle=1.0,
+)
+"""Kinesis's own, for a shard (Kinesis, "Quotas and limits"); those a second are shared by all that read without enhanced fan-out. At the
+head of a shard less is used of them, so that others may read it too."""
 
 
 class KinesisRecord(msgspec.Struct, gc=False):
     """A record of a shard, or one of the user records of an aggregated one.
 
     `data` is base64, as Kinesis sends it and the event wants it. `arrival`: epoch seconds. `sub`: 0, a record as it came; else which of its
-    user records, from 1 (connectors/sequence.py), and `aggregated`: whether there was an aggregate at all. `shard` and `sub` are set while
-    it is read, before anyone else sees it; from then on it never changes.
+    user records, from 1 (connectors/sharded/sequence.py), and `aggregated`: whether there was an aggregate at all. `shard` and `sub` are
+    set while it is read, before anyone else sees it; from then on it never changes.
     """
 
     sequence: str = msgspec.field(name="SequenceNumber")

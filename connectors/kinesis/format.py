@@ -16,7 +16,7 @@ import orjson
 
 from connectors.kinesis.client import KinesisRecord
 from connectors.kinesis.event import Elements, document
-from connectors.sequence import token
+from connectors.sharded.sequence import token
 from poller.filtering import readable
 from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
 
@@ -87,9 +87,10 @@ class KinesisEvent:
 class KinesisFormat:
     """The format of one stream's records. `role`: see `Elements`."""
 
-    __slots__ = ("_elements", "fixed")
+    __slots__ = ("_elements", "arn", "fixed")
 
     def __init__(self, arn: str, role: str) -> None:
+        self.arn = arn
         self._elements = Elements(arn, role)
         self.fixed = self._elements.fixed + _MOST + _AGGREGATED
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from connectors.aws import naming
+from connectors.aws.naming import Where
 from connectors.starting import Position, contradictions
 from poller.settings import Filterable
 
@@ -55,16 +56,6 @@ class KinesisOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = "cut"
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A stream as an option names it. `arn`, `region` and `account` only if it was an ARN."""
-
-    name: str
-    arn: str | None = None
-    region: str | None = None
-    account: str | None = None
-
-
 def where(stream: str) -> Where:
     """Raises ValueError with a sentence for a person."""
     if arn := _ARN.fullmatch(stream):
@@ -78,10 +69,7 @@ def where(stream: str) -> Where:
 
 def identity(options: KinesisOptions) -> str:
     """Which stream the options mean, however they spell it: equal only where it is the same stream for certain."""
-    named = where(options.stream)
-    credentials = f"{options.profile or ''} {options.role_arn or ''}"
-    region = named.region or options.region or f"region of {credentials}"
-    return " ".join(((options.endpoint or "").rstrip("/"), region, named.account or credentials, named.name))
+    return naming.identity(where(options.stream), options)
 
 
 def problems(options: KinesisOptions) -> list[str]:
@@ -99,9 +87,7 @@ def refused_by_aws(options: KinesisOptions) -> Iterator[str]:
 
 def place(options: KinesisOptions) -> str:
     """For messages."""
-    named = where(options.stream)
-    region = options.region or named.region or "of the environment"
-    return f"Kinesis stream {named.name} (region {region}, {options.endpoint or 'AWS'})"
+    return naming.place("Kinesis stream", where(options.stream), options)
 
 
 def _place(options: KinesisOptions) -> Iterator[str]:
@@ -109,18 +95,9 @@ def _place(options: KinesisOptions) -> Iterator[str]:
         named = where(options.stream)
     except ValueError as error:
         yield f"stream: {error}"
+        yield from naming.target_problems(options)
     else:
-        if options.region is not None and named.region not in {None, options.region}:
-            yield f"region is {options.region!r}, but the stream is in {named.region!r}; leave region out"
-    yield from target_problems(options.role_arn, options.endpoint)
-
-
-def target_problems(role_arn: str | None, endpoint: str | None) -> Iterator[str]:
-    """What is wrong with who is asked."""
-    if role_arn is not None and not role_arn.startswith("arn:"):
-        yield f"role_arn is {role_arn!r}; write the role's ARN (arn:aws:iam::<account>:role/<name>)"
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-        yield f"endpoint is {endpoint!r}; write a URL (http://127.0.0.1:4567)"
+        yield from naming.problems("the stream", named, options)
 
 
 def _consumer(options: KinesisOptions) -> Iterator[str]:

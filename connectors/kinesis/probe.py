@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from connectors.kinesis.client import KinesisClient
 from connectors.kinesis.options import KinesisOptions
-from connectors.sequence import LATEST
-from connectors.shards import REFUSED, Refused
+from connectors.sharded.sequence import LATEST
+from connectors.sharded.shards import REFUSED, Refused
 from poller.errors import NotConnected, SourceError
 from poller.settings import Finding, MappingSettings
 from poller.units import show_duration

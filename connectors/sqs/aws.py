@@ -12,7 +12,7 @@ from typing import Any
 from aiobotocore.config import AioConfig
 from botocore import exceptions
 
-from connectors.credentials import mapped, session_for
+from connectors.aws.credentials import mapped, session_for
 from connectors.sqs.client import Message, Refusal
 from poller.errors import NotConnected, SourceError
 

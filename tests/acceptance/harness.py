@@ -131,7 +131,7 @@ class Site:
 
     def testimony(self, what: str) -> list[Testimony]:
         """The lines of this kind ("begun", "ended"), in the order they were written."""
-        lines = self.out.read_bytes().splitlines()
+        lines = self.out.read_bytes().rpartition(b"\n")[0].splitlines()  # the last one may be half written
         return [each for line in lines if (each := msgspec.json.decode(line, type=Testimony)).what == what]
 
     def bodies(self, what: str) -> Counter[str]:

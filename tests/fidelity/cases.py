@@ -59,15 +59,14 @@ RUN = {
     "shared": ("kinesis/two-functions-one-stream",),
     "filtered records": ("kinesis/filter/*",),
     "filtered changes": ("dynamodb/filter/*",),
+    "changes": ("dynamodb/event/*",),
+    "no stream": ("kinesis/create/stream-missing", "dynamodb/create/stream-missing"),
+    "no changes at a time": ("api/create_event_source_validation/incompatible_starting_position",),
 }
 """Group -> patterns of its cases. DynamoDB's cases about retries, responses and filters run on a stream in memory: what they show is the
 engine's. Of the cases with a destination the reason, counts, fault and payload are compared with the journal's row."""
 
 NOT_YET = {
-    "dynamodb/event/*": "there is no connector for DynamoDB Streams yet",
-    "dynamodb/create/stream-missing": "there is no connector for DynamoDB Streams yet",
-    "kinesis/create/stream-missing": "there is no connector for Kinesis yet; a local stream is made when it is missing",
-    "api/create_event_source_validation/incompatible_starting_position": "there is no connector for DynamoDB Streams yet",
     "dynamodb/disable-states": "states that AWS's API answers are not ours; what a disabled mapping does is kinesis/disable",
     "api/event_source_mapping_exceptions/destination_config_failure": "there are no destinations yet",
     "async-invoke/*": "there is no asynchronous invocation yet",

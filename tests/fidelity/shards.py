@@ -53,7 +53,7 @@ class MemoryStream:
 CHANGE = Filterable(
     ("eventID", "eventName", "eventVersion", "eventSource", "awsRegion", "dynamodb", "eventSourceARN"), "dynamodb", text=False
 )
-"""What filters may look at in the records of DynamoDB Streams. There is no such source yet; filters can be shown without it."""
+"""What filters may look at in the records of DynamoDB Streams."""
 
 
 class ChangeFormat(EntryFormat):

@@ -14,8 +14,8 @@ from connectors.dynamodb_streams import DynamoDBConnector, connect_to_aws
 from connectors.dynamodb_streams.client import DIGITS, ChangeRecord, DynamoDBClient, StreamPage
 from connectors.dynamodb_streams.format import ChangeFormat
 from connectors.dynamodb_streams.options import DynamoDBOptions
-from connectors.sequence import TRIM_HORIZON, Start, start
-from connectors.shards import Gone, Records
+from connectors.sharded.sequence import TRIM_HORIZON, Start, start
+from connectors.sharded.shards import Gone, Records
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from tests.servers.dynamodb.client import REGION, TablesClient

@@ -16,8 +16,8 @@ from connectors.kinesis import KinesisConnector, connect_to_aws
 from connectors.kinesis.client import Consumer, KinesisClient, KinesisRecord, Pushed, Stream
 from connectors.kinesis.format import KinesisFormat
 from connectors.kinesis.options import KinesisOptions
-from connectors.sequence import LATEST, TRIM_HORIZON, Start, start
-from connectors.shards import Gone, Page, Records, Shard, Throttled
+from connectors.sharded.sequence import LATEST, TRIM_HORIZON, Start, start
+from connectors.sharded.shards import Gone, Page, Records, Shard, Throttled
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from tests.servers.kinesis.client import REGION, StreamsClient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -18,6 +19,7 @@ from tests.servers.kafka.secure import KafkaSecure
 from tests.servers.kinesis.client import StreamsClient
 from tests.servers.kinesis.proxy import framing
 from tests.servers.kinesis.server import loaded, resharding
+from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import answers, free_port, jars, running
 
 KafkaServer = TypeVar("KafkaServer", Kafka, KafkaCluster)
@@ -149,3 +151,33 @@ async def load_streams(kinesalite: str) -> AsyncIterator[StreamsClient]:
 async def tables(dynamodb: str) -> AsyncIterator[TablesClient]:
     async with TablesClient(dynamodb) as client:
         yield client
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[PostgreSQL]:
+    server = PostgreSQL(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL that all tests share: they make databases of their own, and leave it running."""
+    with _postgresql(tmp_path_factory.mktemp("postgresql")) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def _postgresql_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    with _postgresql(tmp_path_factory.mktemp("postgresql-own")) as own:
+        yield own
+
+
+@pytest.fixture
+def postgresql_own(_postgresql_own: PostgreSQL) -> PostgreSQL:
+    """A PostgreSQL that a test may kill or pause, and leave so: the next one of its module finds it running, with the same data."""
+    _postgresql_own.heal()
+    return _postgresql_own

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from connectors.dynamodb_streams.client import ChangeRecord, answered
 from connectors.dynamodb_streams.format import ChangeFormat
 from connectors.dynamodb_streams.options import FILTERABLE
-from connectors.sequence import token
+from connectors.sharded.sequence import token
 from poller.failure import entry
 from poller.filtering import Filtering
 from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned

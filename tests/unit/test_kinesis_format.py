@@ -18,7 +18,7 @@ from connectors.kinesis.client import KinesisRecord, answered
 from connectors.kinesis.format import KinesisFormat
 from connectors.kinesis.options import FILTERABLE
 from connectors.local.format import Entry, EntryFormat
-from connectors.sequence import token
+from connectors.sharded.sequence import token
 from poller.failure import entry
 from poller.filtering import Filtering
 from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.aws.sigv4 import Credentials, presigned
 from connectors.kafka.msk import TOKEN_SECONDS, msk_token
-from connectors.sigv4 import Credentials, presigned
 
 SUITE = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 """Of AWS's signing test suite."""

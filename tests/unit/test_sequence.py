@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors import sequence
-from connectors.sequence import MOST_SUBS, Place, Start, place, start, token
+from connectors.sharded import sequence
+from connectors.sharded.sequence import MOST_SUBS, Place, Start, place, start, token
 from poller.progress import ORIGIN, Progress, decode, encode
 from poller.testing.strategies import counter_test, laws
 

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.sigv4 import Credentials, Signer
+from connectors.aws.sigv4 import Credentials, Signer
 from poller.testing.strategies import laws
 
 SUITE = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")

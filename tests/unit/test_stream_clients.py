@@ -16,8 +16,8 @@ from connectors.dynamodb_streams.client import DynamoDBClient
 from connectors.dynamodb_streams.options import DynamoDBOptions
 from connectors.kinesis.client import KinesisClient
 from connectors.kinesis.options import KinesisOptions
-from connectors.sequence import TRIM_HORIZON, Start
-from connectors.shards import Expired, Gone, Page, Records, Shard, Throttled, Trimmed
+from connectors.sharded.sequence import TRIM_HORIZON, Start
+from connectors.sharded.shards import Expired, Gone, Page, Records, Shard, Throttled, Trimmed
 from poller.errors import NotConnected, SourceError
 from tests.servers.loopback import Answer, Request, loopback
 

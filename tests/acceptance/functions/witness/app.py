@@ -26,11 +26,13 @@ def records(event: dict[str, Any]) -> list[Record]:
 
 
 def body(record: Record) -> str:
-    """The text of a record of a queue, a stream or a topic."""
+    """The text of a record of a queue, a stream or a topic; of a change of a table, the item's `body`."""
     if "value" in record:
         return base64.b64decode(record["value"]).decode("utf-8", "backslashreplace")
     if "kinesis" in record:
         return base64.b64decode(record["kinesis"]["data"]).decode("utf-8", "backslashreplace")
+    if "dynamodb" in record:
+        return str(record["dynamodb"]["NewImage"]["body"]["S"])
     return str(record["body"])
 
 
@@ -46,6 +48,8 @@ def identifier(record: Record) -> Any:
     """What a partial batch response names."""
     if "value" in record:
         return {"partition": f"{record['topic']}-{record['partition']}", "offset": record["offset"]}
+    if "dynamodb" in record:
+        return str(record["dynamodb"]["SequenceNumber"])
     return str(record["kinesis"]["sequenceNumber"] if "kinesis" in record else record["messageId"])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from connectors.sequence import Start
+from connectors.sharded.sequence import Start
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -9,11 +9,13 @@ record. So a token holds sequence number and sub-sequence number, and the last b
 
 The sub-sequence number is 0 for a record as it came. Where aggregated records are taken apart, it counts the user records in one, from 1;
 a record that is not aggregated is then its own first. So tokens of both ways never meet, a position says which way it was made, and all of
-one record stands before all of the next either way. Laws: tests/unit/test_sequence.py.
+one record stands before all of the next either way. A record of which all user records are done is left *after* the greatest sub-sequence
+number that there can be: so it is not read again to see whether there are more. Laws: tests/unit/test_sequence.py.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -48,6 +50,49 @@ def place(position: int) -> Place:
     return Place(position >> _SHIFT, position >> 1 & MOST_SUBS, bool(position & 1))
 
 
+def after_all(position: int) -> int:
+    """After all user records of the record that `position` is at, or after."""
+    return Place(position >> _SHIFT, MOST_SUBS, True).position
+
+
+def apart(position: int) -> bool:
+    """Whether this position was made by a reader that takes aggregates apart. `position` is not ORIGIN."""
+    return place(position).sub > 0
+
+
+def turned(position: int, taken_apart: bool) -> int:
+    """Where a reader goes on that does, or does not, take aggregates apart, when all below `position` is done, whichever way it was made.
+
+    An aggregate that was done in part is begun anew as a whole: its user records that were done are given once more, and none is lost.
+    """
+    if position == ORIGIN or apart(position) is taken_apart:
+        return position
+    sequence, sub, after = place(position)
+    if taken_apart:
+        return after_all(position) if after else token(sequence, 1)
+    return token(sequence) + (after and sub == MOST_SUBS)
+
+
+def shown(position: int) -> str:
+    """For a person, and for `parsed`: the sequence number, "after " it if the record is done; with ":<which user record, from 0>" where
+    aggregates are taken apart, or ":*" for all of them."""
+    sequence, sub, after = place(position)
+    which = "" if sub == 0 else ":*" if after and sub == MOST_SUBS else f":{sub - 1}"
+    return f"{'after ' if after else ''}{sequence}{which}"
+
+
+_SHOWN = re.compile(r"(after )?(\d{1,128})(?::(\d{1,8}|\*))?")
+
+
+def parsed(text: str) -> int:
+    """The inverse of `shown`. Raises ValueError with a sentence for a person."""
+    found = _SHOWN.fullmatch(text.strip())
+    if found is None or (found[3] == "*" and not found[1]) or ((found[3] or "0").isdigit() and int(found[3] or 0) >= MOST_SUBS):
+        raise ValueError(f"{text!r} is no position; write a sequence number such as '4959', or 'after 4959'")
+    sub = 0 if found[3] is None else MOST_SUBS if found[3] == "*" else int(found[3]) + 1
+    return Place(int(found[2]), sub, bool(found[1])).position
+
+
 Kind: TypeAlias = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"]
 
 
@@ -77,4 +122,4 @@ def start(position: int, origin: str, digits: int = 0) -> Start:
     sequence, sub, after = place(position)
     text = f"{sequence:0{digits}d}"
     # Whether there are more user records behind number `sub`, only the record itself can tell.
-    return Start("AFTER_SEQUENCE_NUMBER" if after and sub == 0 else "AT_SEQUENCE_NUMBER", text)
+    return Start("AFTER_SEQUENCE_NUMBER" if after and sub in {0, MOST_SUBS} else "AT_SEQUENCE_NUMBER", text)

@@ -1,4 +1,4 @@
-"""A connection to one of AWS's streams: calls over aiobotocore, and those that bring records over `aws_json`, with the same credentials.
+"""A connection to one of AWS's streams: calls over aiobotocore, those that bring records over `JsonCaller`, with the same credentials.
 
 Imported only when a source opens: the vendor's library takes 300 ms to import. No exception of botocore leaves this module.
 """
@@ -17,12 +17,15 @@ from botocore import exceptions, xform_name
 from botocore.eventstream import ParserError
 from botocore.parsers import ResponseParserError
 
-from connectors.aws_json import ErrorAnswer, JsonCaller, Service
-from connectors.aws_refusals import Place, refusal
-from connectors.credentials import mapped, session_for
-from connectors.shards import Refused
-from connectors.sigv4 import Credentials
+from connectors.aws.credentials import mapped, session_for
+from connectors.aws.json import ErrorAnswer, JsonCaller, Service
+from connectors.aws.refusals import Place, refusal
+from connectors.aws.sigv4 import Credentials
+from connectors.sharded.shards import Refused
 from poller.errors import NotConnected
+
+UNLIMITED = 0
+"""Connections of a `Target`, as aiohttp has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,16 @@ class AwsConnection:
         return answer
 
     async def read(self, operation: str, parameters: Mapping[str, Any]) -> bytes | Refused:
-        """Over `aws_json`: `operation` by its own name; the answer's JSON text. Raises NotConnected, SourceError."""
-        assert self._json is not None, "not connected"
-        answer = await self._json.call(operation, parameters)
+        """Over `json`: `operation` by its own name; the answer's JSON text. Raises NotConnected, SourceError."""
+        answer = await self.call(operation, parameters)
         if isinstance(answer, ErrorAnswer):
             return refusal(self._place, operation, answer.code, answer.text)
         return answer
+
+    async def call(self, operation: str, parameters: Mapping[str, Any]) -> bytes | ErrorAnswer:
+        """As `read`, for a caller who knows himself what an error code of this service means. Raises NotConnected, SourceError."""
+        assert self._json is not None, "not connected"
+        return await self._json.call(operation, parameters)
 
     def malformed(self, operation: str, error: Exception) -> NotConnected:
         """To raise where an answer is none of this service's."""

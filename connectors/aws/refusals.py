@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connectors.shards import Expired, Gone, Refused, Throttled, Trimmed
+from connectors.sharded.shards import Expired, Gone, Refused, Throttled, Trimmed
 from poller.errors import NotConnected, SourceError
 
 _EXPIRED = {"ExpiredIteratorException", "ExpiredNextTokenException"}

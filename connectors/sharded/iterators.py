@@ -1,0 +1,94 @@
+"""The calls that Kinesis and DynamoDB Streams have in common, over AWS's protocol. Imported only when a source opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from connectors.aws.connection import AwsConnection, Target
+from connectors.sharded.sequence import Start
+from connectors.sharded.shards import REFUSED, Records, Refused, Shard
+
+R = TypeVar("R")
+
+
+class Iterators(Generic[R]):
+    """GetShardIterator over aiobotocore, GetRecords over `JsonCaller`. `named`: the parameters that name a stream; `number`: the one that
+    holds a sequence number; `answered`: what GetRecords told of a shard (raises msgspec's errors, ValueError)."""
+
+    def __init__(
+        self,
+        aws: AwsConnection,
+        named: Callable[[str], Mapping[str, str]],
+        number: str,
+        answered: Callable[[bytes, str], Records[R]],
+    ) -> None:
+        self._aws = aws
+        self._named = named
+        self._number = number
+        self._answered = answered
+
+    async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
+        """See `ShardReading`."""
+        moment = None if start.time is None else datetime.fromtimestamp(start.time, UTC)
+        asked = {
+            **self._named(stream),
+            "ShardId": shard,
+            "ShardIteratorType": start.kind,
+            self._number: start.sequence,
+            "Timestamp": moment,
+        }
+        answer = await self._aws.ask("get_shard_iterator", **asked)
+        if isinstance(answer, REFUSED):
+            return answer
+        try:
+            return str(answer["ShardIterator"])
+        except KeyError as error:
+            raise self._aws.malformed("GetShardIterator", error) from error
+
+    async def records(self, iterator: str, shard: str, limit: int) -> Records[R] | Refused:
+        """See `ShardReading`."""
+        body = await self._aws.read("GetRecords", {"ShardIterator": iterator, "Limit": limit})
+        if not isinstance(body, bytes):
+            return body
+        try:
+            return self._answered(body, shard)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise self._aws.malformed("GetRecords", error) from error
+
+
+def shard(told: Mapping[str, Any]) -> Shard:
+    """Of a listing, or a child of an answer. Raises KeyError, ValueError."""
+    sequences, hashes = told.get("SequenceNumberRange", {}), told.get("HashKeyRange")
+    parents = (told.get("ParentShardId"), told.get("AdjacentParentShardId"), *told.get("ParentShards", ()))
+    return Shard(
+        name=told["ShardId"],
+        parents=tuple(parent for parent in parents if parent is not None),
+        first=sequences.get("StartingSequenceNumber", "0"),
+        last=sequences.get("EndingSequenceNumber"),
+        hashes=None if hashes is None else (int(hashes["StartingHashKey"]), int(hashes["EndingHashKey"])),
+    )
+
+
+class Connecting(Protocol):
+    """A client that is not connected yet."""
+
+    async def connect(self, target: Target) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+C = TypeVar("C", bound=Connecting)
+
+
+async def connected(client: C, target: Target) -> C:
+    """The client; closed if this fails. Raises NotConnected, SourceError."""
+    try:
+        await client.connect(target)
+    except BaseException:
+        await client.aclose()
+        raise
+    return client
