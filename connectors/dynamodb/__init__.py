@@ -1,0 +1,40 @@
+"""Leases and checkpoints in DynamoDB, in the table of the Kinesis Client Library: a fleet can move from it to us, and back.
+
+    [poller]
+    leases = "dynamodb://orders-app?region=eu-west-1"
+
+The table is KCL's, version 2 or 3 (`row.py`); beside it there is one of ours, its name and `-poller`. One mapping has one table: put
+`{mapping}` into the name where there are several.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from connectors.dynamodb.url import where
+from poller.errors import ConfigError
+
+if TYPE_CHECKING:
+    from poller.protocols import Ledger, Store
+
+
+class DynamoDBStores:
+    """`poller.settings.StoreKind`, by the scheme `dynamodb`."""
+
+    shared = True
+
+    def check(self, url: str, base: Path) -> None:  # noqa: ARG002 -- no path stands in it
+        where(url)
+
+    async def ledger(self, url: str, base: Path) -> Ledger:  # noqa: ARG002
+        from connectors.dynamodb.ledger import open_ledger
+
+        return await open_ledger(where(url))
+
+    async def store(self, url: str, base: Path) -> Store:
+        self.check(url, base)
+        raise ConfigError(f"{url}: DynamoDB keeps leases and progress, and no journal; write it as `leases`, and name another `store`")
+
+
+kind = DynamoDBStores()
