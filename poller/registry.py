@@ -1,4 +1,4 @@
-"""The parts that are found by entry point: connectors and handler kinds, ours like anyone else's.
+"""The parts that are found by entry point: connectors, handler kinds and kinds of stores, ours like anyone else's.
 
 A part is loaded by name, once, when it is first asked for: a configuration that polls SQS never imports a Kafka client. Everything that
 can be wrong with an installation is a `PluginError` with a sentence that says what to run.
@@ -18,14 +18,15 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from poller import API
 from poller.errors import PluginError
-from poller.settings import Connector, HandlerKind
+from poller.settings import Connector, HandlerKind, StoreKind
 
 CONNECTORS = "poller.connectors"
 HANDLERS = "poller.handlers"
+STORES = "poller.stores"
 PACKAGES = ("poller", "connectors", "handlers")
 DISTRIBUTION = "esm-poller"
 
-_WORDS = {CONNECTORS: "connector", HANDLERS: "handler"}
+_WORDS = {CONNECTORS: "connector", HANDLERS: "handler", STORES: "store"}
 _NOT_INSTALLED = "the project is not installed: run `pip install -e .` in its folder, or `pip install esm-poller`"
 
 
@@ -68,7 +69,9 @@ def installed(group: str) -> Iterable[EntryPoint]:
 
 
 class Registry:
-    """Connectors and handler kinds by name. `entry_points_source` gives a group's entry points: by default, those of this environment."""
+    """Connectors, handler kinds and kinds of stores by name.
+
+    `entry_points_source` gives a group's entry points: by default, those of this environment."""
 
     def __init__(self, entry_points_source: Callable[[str], Iterable[EntryPoint]] = installed) -> None:
         self._source = entry_points_source
@@ -87,15 +90,19 @@ class Registry:
         """Raises PluginError as `connector` does."""
         return cast("HandlerKind", self._part(HANDLERS, name))
 
+    def store(self, scheme: str) -> StoreKind:
+        """By the scheme of its URL. Raises PluginError as `connector` does."""
+        return cast("StoreKind", self._part(STORES, scheme))
+
     def names(self, group: str) -> list[str]:
         """The names of a group, sorted; nothing is loaded."""
         return sorted(self._group(group))
 
     def listing(self) -> list[Listing]:
-        """Every part of both groups, loaded to ask for its `api`; what cannot be loaded, or is claimed twice, says why."""
+        """Every part of all groups, loaded to ask for its `api`; what cannot be loaded, or is claimed twice, says why."""
         return [
             self._describe(group, name, point)
-            for group in (CONNECTORS, HANDLERS)
+            for group in (CONNECTORS, HANDLERS, STORES)
             for name, points in sorted(self._group(group).items())
             for point in points
         ]

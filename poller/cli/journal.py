@@ -11,11 +11,12 @@ import orjson
 
 from poller.cli.text import amount, clean, iso, moment, shortened, table
 from poller.config import Config
-from poller.daemon import open_configured_store
 from poller.errors import StoreError
 from poller.model import Entry, Row, Selection
 from poller.protocols import Store
+from poller.registry import Registry
 from poller.stores.memory import MemoryStore
+from poller.stores.opening import Places, open_journal
 
 SHORT_ID = 12
 """Digits of a failure's id that a list shows: enough to name it by."""
@@ -23,19 +24,22 @@ SHORT_ID = 12
 
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Store]:
-    """The configured store; an empty one where none has been made yet, so that looking makes no file. Raises StoreError."""
-    if config.store_url == "memory:":
+    """The store that has the journal; an empty one where none has been made yet, so that looking makes no file. Raises StoreError.
+
+    Of it only the journal is meant: the lanes may be in another place, which is not asked for anything."""
+    places = Places(config.store_url, config.leases_url, config.journal_url)
+    url = places.failures[1]
+    if url == "memory:":
         raise StoreError("the store is memory: what failed is kept by the daemon alone, and cannot be read from here; see `poller status`")
-    made = _made(config)
-    store = await open_configured_store(config) if made else MemoryStore()
+    store = await open_journal(places, config.base, Registry()) if _made(url) else MemoryStore()
     try:
         yield store
     finally:
         await store.aclose()
 
 
-def _made(config: Config) -> bool:
-    return Path(config.store_url.removeprefix("sqlite://")).exists()
+def _made(url: str) -> bool:
+    return not url.startswith("sqlite://") or Path(url.removeprefix("sqlite://")).exists()
 
 
 def named(rows: list[Row], selection: Selection) -> None:

@@ -7,24 +7,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from poller.errors import LaneLost, StoreError
+from poller.errors import StoreError
 from poller.model import LaneKey, Lease
 from poller.progress import Progress, decode, encode
+from poller.stores.leases import check_held
 from poller.stores.writer import Writer
 
 _LOAD = "SELECT progress FROM checkpoints WHERE mapping = ? AND source = ? AND lane = ?"
-_HOLDS = "SELECT 1 FROM leases WHERE mapping = ? AND source = ? AND lane = ? AND owner = ? AND counter = ?"
 _SAVE = """
     INSERT INTO checkpoints (mapping, source, lane, progress) VALUES (?, ?, ?, ?)
     ON CONFLICT (mapping, source, lane) DO UPDATE SET progress = excluded.progress
 """
+_FORGET = "DELETE FROM checkpoints WHERE mapping = ? AND source = ? AND lane = ?"
 _SOURCES = "SELECT DISTINCT source FROM checkpoints WHERE mapping = ? ORDER BY source"
-
-
-def lost(lease: Lease) -> LaneLost:
-    """What a save under a stale lease raises."""
-    key = lease.key
-    return LaneLost(f"lane {key.lane} of mapping {key.mapping} is no longer held by {lease.owner} (lease {lease.counter})")
 
 
 class SqliteCheckpoints:
@@ -54,10 +49,18 @@ class SqliteCheckpoints:
         place, text = (lease.key.mapping, lease.key.source, lease.key.lane), encode(progress)
 
         def work(connection: sqlite3.Connection) -> None:
-            # Under the write lock of the group: nobody can take the lease between this look and the write.
-            if connection.execute(_HOLDS, (*place, lease.owner, lease.counter)).fetchone() is None:
-                raise lost(lease)
+            check_held(connection, lease)
             connection.execute(_SAVE, (*place, text))
+
+        await self._writer.run(work)
+
+    async def forget(self, lease: Lease) -> None:
+        """The lane has no progress any more; durable when it returns. Its lease stays. Raises LaneLost as `save`."""
+        place = (lease.key.mapping, lease.key.source, lease.key.lane)
+
+        def work(connection: sqlite3.Connection) -> None:
+            check_held(connection, lease)
+            connection.execute(_FORGET, place)
 
         await self._writer.run(work)
 

@@ -2,9 +2,11 @@
 
     free --claim, counter + 1--> held by A --drop--> free
                     held by A --until is past, B claims, counter + 1--> held by B
+                    held by A --B asks--> held by A, wanted by B --drop--> kept for B --B claims--> held by B
+                                                                              '--the asking's time is past--> free
 
 Every claim takes a new counter, the owner's own too: a save that it sent before is refused then. A lease that is past its time is only
-ever taken by a claim, never renewed.
+ever taken by a claim, never renewed; it is kept for nobody, so that a lane whose owner crashed is read again at once.
 """
 
 from __future__ import annotations
@@ -12,15 +14,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from poller.model import LaneKey, Lease
+from poller.model import Holding, LaneKey, Lease
+from poller.stores.fencing import lost
 from poller.stores.writer import Writer
 
 _CLAIM = """
     INSERT INTO leases (mapping, source, lane, owner, counter, until) VALUES (:mapping, :source, :lane, :owner, 1, :until)
     ON CONFLICT (mapping, source, lane) DO UPDATE
-        SET counter = counter + 1, owner = excluded.owner, until = excluded.until
-        WHERE owner = excluded.owner OR owner = '' OR until <= :now
+        SET counter = counter + 1, owner = excluded.owner, until = excluded.until, wanted = iif(wanted = excluded.owner, '', wanted)
+        WHERE owner = excluded.owner
+           OR (owner = '' AND (wanted IN ('', excluded.owner) OR wanted_until <= :now))
+           OR (owner <> '' AND until <= :now)
     RETURNING counter
+"""
+# Only a lease that somebody holds is asked for: one that is kept for another stays his.
+_ASK = """
+    UPDATE leases SET wanted = :owner, wanted_until = :until
+    WHERE mapping = :mapping AND source = :source AND lane = :lane AND owner <> ''
 """
 _RENEW = """
     UPDATE leases SET until = :until
@@ -30,6 +40,19 @@ _DROP = """
     UPDATE leases SET owner = '', until = 0
     WHERE mapping = :mapping AND source = :source AND lane = :lane AND owner = :owner AND counter = :counter
 """
+_HELD = """
+    SELECT lane, iif(until > :now, owner, ''), iif(wanted_until > :now AND (owner = '' OR until > :now), wanted, '') FROM leases
+    WHERE mapping = :mapping AND source = :source
+"""
+_HOLDS = "SELECT 1 FROM leases WHERE mapping = ? AND source = ? AND lane = ? AND owner = ? AND counter = ?"
+
+
+def check_held(connection: sqlite3.Connection, lease: Lease) -> None:
+    """Raises LaneLost if the lease has another owner or counter, or was dropped. Call it in the transaction of the change: under the write
+    lock of the group nobody can take the lease between this look and the write."""
+    place = (lease.key.mapping, lease.key.source, lease.key.lane)
+    if connection.execute(_HOLDS, (*place, lease.owner, lease.counter)).fetchone() is None:
+        raise lost(lease)
 
 
 def _place(key: LaneKey) -> dict[str, str | int | float]:
@@ -42,12 +65,14 @@ class SqliteLeases:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
-        """The lease until `now + duration`, or None while it is another's. `owner` must not be empty."""
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float, ask: bool = False) -> Lease | None:
+        """The lease until `now + duration`, or None while it is another's, or kept for another. `owner` must not be empty."""
         values = _place(key) | {"owner": owner, "now": now, "until": now + duration}
 
         def work(connection: sqlite3.Connection) -> int | None:
             rows = connection.execute(_CLAIM, values).fetchall()
+            if not rows and ask:
+                connection.execute(_ASK, values)
             return rows[0][0] if rows else None
 
         counter = await self._writer.run(work)
@@ -77,3 +102,8 @@ class SqliteLeases:
             connection.execute(_DROP, values)
 
         await self._writer.run(work)
+
+    async def held(self, mapping: str, source: str, now: float) -> Sequence[Holding]:
+        """Who has each lane that was ever claimed; whoever saved progress had claimed its lane."""
+        values = {"mapping": mapping, "source": source, "now": now}
+        return await self._writer.read(lambda connection: [Holding(*row) for row in connection.execute(_HELD, values)])

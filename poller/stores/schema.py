@@ -80,4 +80,21 @@ _FIRST = (
     "CREATE INDEX records_by_id ON records (lane, id)",
 )
 
-SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST,))
+_SHARING = (
+    # Who asked for a lease that another holds, and until when it would be kept for him.
+    "ALTER TABLE leases ADD COLUMN wanted TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE leases ADD COLUMN wanted_until REAL NOT NULL DEFAULT 0",
+    # Values that a lane's progress refers to by number. They may be large: a table with rows of their own, not WITHOUT ROWID.
+    """
+    CREATE TABLE states (
+        mapping TEXT NOT NULL,
+        source TEXT NOT NULL,
+        lane TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY (mapping, source, lane, number)
+    ) STRICT
+    """,
+)
+
+SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING))

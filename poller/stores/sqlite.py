@@ -1,4 +1,4 @@
-"""The store in one SQLite file on a local disk: checkpoints, leases and journal, for all workers of a host."""
+"""The store in one SQLite file on a local disk: checkpoints, states, leases and journal, for all workers of a host."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from poller.stores.checkpoints import SqliteCheckpoints
 from poller.stores.journal import SqliteJournal
 from poller.stores.leases import SqliteLeases
 from poller.stores.schema import SCHEMA
+from poller.stores.states import SqliteStates
 from poller.stores.writer import Writer
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -43,12 +44,13 @@ def _parse_sqlite(url: str, scheme: str, rest: str) -> Path:
 
 
 class SqliteStore:
-    """`poller.protocols.Store` in one SQLite file. All three write through one thread: what comes together shares one fsync."""
+    """`poller.protocols.Store` in one SQLite file. All write through one thread: what comes together shares one fsync."""
 
     def __init__(self, writer: Writer) -> None:
         """Use `open_store`."""
         self._writer = writer
         self.checkpoints = SqliteCheckpoints(writer)
+        self.states = SqliteStates(writer)
         self.leases = SqliteLeases(writer)
         self.journal = SqliteJournal(writer)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
-from poller.model import Entry, Fault, LaneKey, Lease, Row, RowState, Selection
+from poller.model import Entry, Fault, Holding, LaneKey, Lease, Row, RowState, Selection
 from poller.progress import Progress
 from poller.protocols import Store
 from poller.testing.fakes import Gate
@@ -92,11 +92,11 @@ class Line:
 
 
 class LineStore:
-    """`Store` over a `Line`: checkpoints, leases and journal in one, each call by its own fate."""
+    """`Store` over a `Line`: checkpoints, states, leases and journal in one, each call by its own fate."""
 
     def __init__(self, store: Store, line: Line) -> None:
         self._store, self._line = store, line
-        self.checkpoints = self.leases = self.journal = self
+        self.checkpoints = self.states = self.leases = self.journal = self
 
     async def load(self, key: LaneKey) -> Progress | None:
         self._line.watch("loading", key)
@@ -111,14 +111,30 @@ class LineStore:
 
         await self._line.call("save", operation)
 
-    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
-        return await self._line.call("claim", lambda: self._store.leases.claim(key, owner, now, duration))
+    async def forget(self, lease: Lease) -> None:
+        await self._line.call("forget", lambda: self._store.checkpoints.forget(lease))
+
+    async def put(self, lease: Lease, number: int, value: bytes) -> None:
+        self._line.watch("putting", lease)
+        await self._line.call("put", lambda: self._store.states.put(lease, number, value))
+
+    async def get(self, key: LaneKey, number: int) -> bytes | None:
+        return await self._line.call("get", lambda: self._store.states.get(key, number))
+
+    async def prune(self, lease: Lease, keep: Collection[int]) -> None:
+        await self._line.call("prune", lambda: self._store.states.prune(lease, keep))
+
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float, ask: bool = False) -> Lease | None:
+        return await self._line.call("claim", lambda: self._store.leases.claim(key, owner, now, duration, ask))
 
     async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
         return await self._line.call("renew", lambda: self._store.leases.renew(leases, now, duration))
 
     async def drop(self, lease: Lease) -> None:
         await self._line.call("drop", lambda: self._store.leases.drop(lease))
+
+    async def held(self, mapping: str, source: str, now: float) -> Sequence[Holding]:
+        return await self._line.call("held", lambda: self._store.leases.held(mapping, source, now))
 
     async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
         async def operation() -> Sequence[str]:

@@ -17,10 +17,13 @@ from pathlib import Path
 import pytest
 
 from poller.errors import ConfigError, StoreError
-from poller.model import Fault, KeptRecord, Selection
+from poller.model import Fault, Holding, KeptRecord, Selection
+from poller.progress import encode
+from poller.stores.schema import SCHEMA
 from poller.stores.sqlite import SqliteStore, open_store, parse_url
+from poller.stores.writer import Writer
 from poller.testing.journals import ANY, held, make_entry, row_of
-from poller.testing.stores import KEY, at, claimed
+from poller.testing.stores import KEY, at, claimed, holding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,6 +191,22 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     row = await row_of(store.journal, "f1")
     assert (row.entry, row.state) == (entry, "claimed")
     await store.aclose()
+
+
+async def test_a_file_of_an_earlier_version_is_brought_to_ours_with_what_it_holds(tmp_path: Path) -> None:
+    row = (KEY.mapping, KEY.source, KEY.lane)
+    for version in range(1, SCHEMA.version):
+        path = tmp_path / f"{version}.db"
+        writer = await Writer.open(path, replace(SCHEMA, migrations=SCHEMA.migrations[:version]))
+        await writer.run(lambda each: each.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (*row, encode(at(7)))).rowcount)
+        await writer.run(lambda each: each.execute("INSERT INTO leases VALUES (?, ?, ?, 'a', 41, 10)", row).rowcount)
+        await writer.aclose()
+        store = await open_store(path)
+        assert await store.checkpoints.load(KEY) == at(7)
+        assert await holding(store, KEY, 9.0) == Holding(KEY.lane, "a")
+        assert await store.leases.claim(KEY, "b", 9.0, 10.0, ask=True) is None
+        assert (await claimed(store, KEY, "b", 10.0)).counter == 42
+        await store.aclose()
 
 
 async def test_appends_that_come_together_share_commits(store: SqliteStore) -> None:

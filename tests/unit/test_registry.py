@@ -17,7 +17,7 @@ import pytest
 
 from poller import API
 from poller.errors import PluginError
-from poller.registry import CONNECTORS, HANDLERS, Distribution, Listing, Registry, check_installation
+from poller.registry import CONNECTORS, HANDLERS, STORES, Distribution, Listing, Registry, check_installation
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -43,8 +43,8 @@ OURS = SimpleNamespace(name="esm-poller", version="0.1.0")
 ACME = SimpleNamespace(name="acme-poller", version="2.0")
 
 
-def registry(connectors: Iterable[Point] = (), handlers: Iterable[Point] = ()) -> Registry:
-    groups: Mapping[str, list[Point]] = {CONNECTORS: list(connectors), HANDLERS: list(handlers)}
+def registry(connectors: Iterable[Point] = (), handlers: Iterable[Point] = (), stores: Iterable[Point] = ()) -> Registry:
+    groups: Mapping[str, list[Point]] = {CONNECTORS: list(connectors), HANDLERS: list(handlers), STORES: list(stores)}
     return Registry(entry_points_source=lambda group: groups[group])
 
 
@@ -169,6 +169,9 @@ def test_every_part_of_this_distribution_is_there() -> None:
         assert issubclass(connector.options, msgspec.Struct)
         assert callable(connector.traits) and callable(connector.open) and callable(connector.probe)
     assert all(callable(parts.handler(name)) for name in parts.names(HANDLERS))
+    for name in parts.names(STORES):
+        kind = parts.store(name)
+        assert kind.shared and callable(kind.check) and callable(kind.ledger) and callable(kind.store)
 
 
 # --- is this our installation? -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""How failures get into the journal's tables, a group of appends at a time. Called inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from connectors.postgresql.appending import Appended, Appending, Known
+from connectors.postgresql.connections import Connection
+from connectors.postgresql.texts import text
+from poller.model import Entry, Fault
+
+Origin = tuple[str, str, str]
+"""Mapping, source, lane."""
+
+# Not in the transaction: numbers are given for good, and a row that is made under a lock would be waited for.
+_NEW_ORIGINS = """
+    INSERT INTO poller_origins (mapping, source, lane)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS asked (mapping, source, lane)
+    ORDER BY mapping COLLATE "C", source COLLATE "C", lane COLLATE "C"
+    ON CONFLICT (mapping, source, lane) DO NOTHING
+"""
+_ORIGINS = """
+    SELECT mapping, source, lane, number
+    FROM poller_origins JOIN unnest($1::text[], $2::text[], $3::text[]) AS asked (mapping, source, lane) USING (mapping, source, lane)
+"""
+_LOCK = "SELECT number FROM poller_origins WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE"
+_ROWS = """
+    SELECT number, id, state, kept, ARRAY(SELECT id FROM poller_records AS records WHERE records.failure = failures.number)
+    FROM poller_failures AS failures WHERE id = ANY($1::text[])
+"""
+_HOLDERS = """
+    SELECT records.origin, records.id, failures.number, failures.id, failures.state, failures.kept
+    FROM unnest($1::bigint[], $2::text[]) AS asked (origin, id)
+    JOIN poller_records AS records USING (origin, id)
+    JOIN poller_failures AS failures ON failures.number = records.failure
+"""
+# Numbers are given in the order of the rows.
+_MAKE = """
+    INSERT INTO poller_failures (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, changed)
+    SELECT id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, time
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::text[], $8::text[], $9::float8[],
+                $10::bytea[], $11::bytea[], $12::text[], $13::text[])
+         WITH ORDINALITY AS made (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, nth)
+    ORDER BY nth
+"""
+_REOPEN = """
+    UPDATE poller_failures AS failures
+    SET state = 'kept', owner = '', until = 0, reason = again.reason, attempts = again.attempts, fault = again.fault, time = again.time,
+        changed = again.time, kept = again.kept, run = again.run
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::float8[], $6::text[], $7::text[])
+         AS again (id, reason, attempts, fault, time, kept, run)
+    WHERE failures.id = again.id
+"""
+_RECORDS = """
+    INSERT INTO poller_records (failure, origin, id, key, arrival, identifier, json)
+    SELECT failures.number, given.origin, given.id, given.key, given.arrival, given.identifier, given.json
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::bytea[])
+         WITH ORDINALITY AS given (failure, origin, id, key, arrival, identifier, json, nth)
+    JOIN poller_failures AS failures ON failures.id = given.failure
+    ORDER BY given.nth
+"""
+
+
+def encode_fault(fault: Fault | None) -> bytes | None:
+    """JSON text of a fault; rows.py reads it back. JSON writes a NUL as six letters, so only half surrogates are in its way."""
+    if fault is None:
+        return None
+    clean = [part.encode("utf-8", "backslashreplace").decode() for part in (fault.type, fault.message, *fault.trace)]
+    return msgspec.json.encode(Fault(fault.kind, clean[0], clean[1], tuple(clean[2:]), fault.unhandled))
+
+
+def origin_of(entry: Entry) -> Origin:
+    return text(entry.mapping), text(entry.source), text(entry.lane)
+
+
+async def number_origins(connection: Connection, origins: Sequence[Origin]) -> dict[Origin, int]:
+    """The numbers of these, which are given if they are new. Called outside of a transaction."""
+    columns = _columns(origins, 3)
+    await connection.execute(_NEW_ORIGINS, *columns)
+    return {(mapping, source, lane): number for mapping, source, lane, number in await connection.fetch(_ORIGINS, *columns)}
+
+
+async def append(connection: Connection, entries: Sequence[Entry], origins: dict[Origin, int]) -> list[str]:
+    """The answers. The origins stay locked until the transaction ends: of two appends of one record, here or in another process, one sees
+    the other."""
+    numbers = [origins[origin_of(entry)] for entry in entries]
+    await connection.fetch(_LOCK, sorted(set(numbers)))
+    rows = [
+        Known(number, name, state, kept, set(records))
+        for number, name, state, kept, records in await connection.fetch(_ROWS, [text(entry.id) for entry in entries])
+    ]
+    asked = {(number, text(record.id)) for number, entry in zip(numbers, entries, strict=True) for record in entry.records}
+    found = await connection.fetch(_HOLDERS, *_columns(list(asked), 2))
+    appending = Appending(rows, ((origin, name, Known(*row)) for origin, name, *row in found))
+    for number, entry in zip(numbers, entries, strict=True):
+        appending.add(number, entry)
+    await _write(connection, appending.done)
+    return appending.done.answers
+
+
+async def _write(connection: Connection, done: Appended) -> None:
+    if done.made:
+        await connection.execute(_MAKE, *_columns([_failure(origin, entry) for origin, entry in done.made], 13))
+    if done.reopened:
+        again = [
+            (name, entry.reason, entry.attempts, encode_fault(entry.fault), entry.time, entry.kept, text(entry.run))
+            for name, entry in done.reopened.items()
+        ]
+        await connection.execute(_REOPEN, *_columns(again, 7))
+    if done.records:
+        await connection.execute(_RECORDS, *_columns([_record(*each) for each in done.records], 7))
+
+
+def _failure(origin: int, entry: Entry) -> tuple[Any, ...]:
+    return (
+        text(entry.id),
+        origin,
+        text(entry.function),
+        entry.reason,
+        entry.attempts,
+        encode_fault(entry.fault),
+        text(entry.first),
+        text(entry.last),
+        entry.time,
+        entry.head,
+        entry.tail,
+        entry.kept,
+        text(entry.run),
+    )
+
+
+def _record(failure: str, origin: int, entry: Entry, place: int) -> tuple[Any, ...]:
+    record = entry.records[place]
+    key = None if record.key is None else text(record.key)
+    identifier = text(entry.identifiers[place]) if entry.identifiers else None
+    return failure, origin, text(record.id), key, record.arrival, identifier, record.json
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[n] for row in rows] for n in range(width)]

@@ -1,0 +1,101 @@
+"""How rows are read from the journal's tables. Called inside a transaction that sees one snapshot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from connectors.postgresql.connections import Connection
+from connectors.postgresql.texts import text
+from poller.errors import StoreError
+from poller.model import Entry, Fault, KeptRecord, Row, Selection
+from poller.stores.ids import SHOWN, meant
+
+_ENTRY = {  # field of an Entry -> where it is kept
+    **{field: f"origins.{field}" for field in ("mapping", "source", "lane")},
+    **{
+        field: f"failures.{field}"
+        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run")
+    },
+}
+_COLUMNS = ", ".join(("failures.number", "failures.fault", "failures.state", "failures.failures", "failures.changed", *_ENTRY.values()))
+_FROM = "FROM poller_failures AS failures JOIN poller_origins AS origins ON origins.number = failures.origin"
+_CANDIDATES = f"SELECT id FROM poller_failures WHERE id >= $1 AND id < $1 || chr(1114111) ORDER BY id LIMIT {SHOWN + 1}"
+_RECORDS = """
+    SELECT failure, id, key, arrival, json, identifier FROM poller_records
+    WHERE failure = ANY($1::bigint[]) ORDER BY failure, number
+"""
+
+
+async def select(connection: Connection, selection: Selection) -> list[Row]:
+    """Oldest first; of one time, in the order of appending. Raises ConfigError for an ambiguous prefix, StoreError for a damaged row."""
+    where, values = await _narrowed(connection, selection)
+    limit = f"LIMIT ${len(values) + 1}::bigint"
+    query = f"SELECT {_COLUMNS} {_FROM} WHERE {where} ORDER BY failures.time, failures.number {limit}"
+    found = await connection.fetch(query, *values, selection.limit)
+    records: dict[int, list[tuple[KeptRecord, str | None]]] = defaultdict(list)
+    for failure, name, key, arrival, json, identifier in await connection.fetch(_RECORDS, [row[0] for row in found]):
+        records[failure].append((KeptRecord(name, key, arrival, json), identifier))
+    return [_row(tuple(columns), records[columns[0]]) for columns in found]
+
+
+async def count(connection: Connection, selection: Selection) -> int:
+    """How many rows `select` would give."""
+    where, values = await _narrowed(connection, selection)
+    query = f"SELECT count(*) FROM (SELECT 1 {_FROM} WHERE {where} LIMIT ${len(values) + 1}::bigint) AS found"
+    return int(await connection.fetchval(query, *values, selection.limit))
+
+
+async def _narrowed(connection: Connection, selection: Selection) -> tuple[str, list[Any]]:
+    """What comes behind WHERE, and its parameters."""
+    parts, values = ["true"], list[Any]()
+
+    def narrow(condition: str, value: Any) -> None:
+        values.append(value)
+        parts.append(condition.format(f"${len(values)}"))
+
+    if selection.ids:
+        narrow("failures.id = ANY({}::text[])", await _whole(connection, selection.ids))
+    if selection.mapping is not None:
+        narrow("origins.mapping = {}", text(selection.mapping))
+    if selection.after is not None:
+        narrow("failures.time >= {}", selection.after)
+    if selection.before is not None:
+        narrow("failures.time < {}", selection.before)
+    if selection.states:
+        narrow("failures.state = ANY({}::text[])", list(selection.states))
+    if not selection.copies:
+        parts.append("failures.kept <> 'queue-dlq'")
+    return " AND ".join(parts), values
+
+
+async def _whole(connection: Connection, prefixes: Sequence[str]) -> list[str]:
+    """Whole ids. An id that is there is among the first candidates for itself, so the limit cuts off nothing that `meant` asks for."""
+    ids = []
+    for prefix in prefixes:
+        candidates = [candidate for (candidate,) in await connection.fetch(_CANDIDATES, text(prefix))]
+        if (whole := meant(prefix, candidates)) is not None:
+            ids.append(whole)
+    return ids
+
+
+def _row(columns: Sequence[Any], records: Sequence[tuple[KeptRecord, str | None]]) -> Row:
+    _, fault, state, failures, changed, *values = columns
+    fields = dict(zip(_ENTRY, values, strict=True))
+    entry = Entry(
+        **fields,
+        fault=_fault(fields["id"], fault),
+        records=tuple(record for record, _ in records),
+        identifiers=tuple(identifier for _, identifier in records if identifier is not None),
+    )
+    return Row(entry, state, failures, changed)
+
+
+def _fault(name: str, kept: bytes | None) -> Fault | None:
+    try:
+        return None if kept is None else msgspec.json.decode(kept, type=Fault)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the fault of failure {name} in the journal is damaged ({error}): restore a backup of the store") from error
