@@ -175,7 +175,7 @@ class LaneRunner:
         if records:
             self.work.counters.polled += len(records)
             strands.add(records, facts(records), self._loop.time())
-        if records or fetched.resumed:
+        if records or fetched.resumed or strands.over:
             if self.signs.held_since is None:
                 self.signs.held_since = self.work.clock()
             self._start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 
 from poller.model import Done, Fault, Identifier, Outcome, Partial, Response, Returned
@@ -13,14 +14,23 @@ DONE = Done()
 _NOTHING = frozenset((b"null", b"{}", b'""', b"[]", b""))
 
 
-def interpret(response: Response, event: Event, reporting: bool) -> Outcome:
-    """The outcome. `reporting`: function_response_types has ReportBatchItemFailures; without it whatever is returned is success.
+class _Windowed(msgspec.Struct):
+    """The response of a function with a tumbling window: its state is kept as it was written."""
+
+    state: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def interpret(response: Response, event: Event, reporting: bool, windowed: bool = False) -> Outcome:
+    """The outcome. `reporting`: function_response_types has ReportBatchItemFailures; without it whatever is returned is success, unless the
+    mapping has a tumbling window (`windowed`): then a response without a state fails the whole batch.
 
     Source: AWS Lambda guide, "Reporting batch item failures", and recordings: an id that is not of the batch, empty, null or no id at all
     fails the whole batch; JSON that is no object, or has no failures, is success.
     """
     if not isinstance(response, Returned):
         return response
+    if windowed:
+        return _in_window(response, event, reporting)
     if not reporting or response.payload in _NOTHING:
         return DONE
     try:
@@ -35,6 +45,19 @@ def interpret(response: Response, event: Event, reporting: bool) -> Outcome:
     if not isinstance(failures, list):
         return _malformed("batchItemFailures is not a list")
     return _partial(failures, event)
+
+
+def _in_window(response: Returned, event: Event, reporting: bool) -> Outcome:
+    try:
+        state = bytes(msgspec.json.decode(response.payload, type=_Windowed).state)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        state = b"null"
+    if state == b"null":
+        return _malformed('the response has no state: with a tumbling window every response is {"state": ...}')
+    outcome = interpret(response, event, reporting)
+    if isinstance(outcome, Done):
+        return Done(state)
+    return Partial(outcome.indices, state) if isinstance(outcome, Partial) else outcome
 
 
 def _partial(failures: list[Any], event: Event) -> Outcome:

@@ -40,6 +40,11 @@ def _fresh(batch: Batch, records: Sequence[Record], fault: Fault | None) -> Batc
     return batch.but(records=records, attempt=1, cause="retry", fault=fault)
 
 
+def _leaving(state: bytes, actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    """The same, and what is done leaves its window in this state."""
+    return tuple(Ack(action.records, state) if isinstance(action, Ack) else action for action in actions)
+
+
 def _too_large(batch: Batch) -> tuple[None, tuple[Action, ...]]:
     return None, (Discard(Failure(batch.records, "MaximumPayloadSizeExceeded", batch.attempt - 1, batch.fault)),)
 
@@ -105,11 +110,14 @@ class Block:
 
     def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
         match outcome:
-            case Done():
-                return (Ack(batch.records),)
+            case Done(state):
+                return (Ack(batch.records, state),)
             case Busy(after):
                 return (Retry(batch, after),)
-            case Partial(indices):
+            case Partial(indices, state):
+                if state is not None:
+                    # A tumbling window's state goes from record to record: it is of what lies before the first that failed.
+                    return _leaving(state, self._cut(batch, indices[0], dice))
                 return self._cut(batch, indices[0], dice) if self.partial == "cut" else self._listed(batch, indices, dice)
             case Fault():
                 return self._failed(batch, outcome, dice)

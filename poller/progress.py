@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from poller.model import Action, Batch, Record, Retry, Span
+from poller.model import Action, Batch, Record, Retry, Span, Window
 from poller.strands import hashed
 
 ORIGIN = -1
@@ -38,6 +38,8 @@ class Progress:
     `doubt`: so many records past the frontier may have been begun by a worker that could not count them; and all those below `careful`.
     `origin`: where reading starts while the frontier is ORIGIN ("TRIM_HORIZON", "AT_TIMESTAMP 1763686800.0").
     `ended`: the lane has no more records and never will, and all are done: it is not opened again, and its children may be (lineage.py).
+    `window`: the tumbling window that is open, with the state that all below the checkpoint has left; `passed`: epoch seconds, windows up
+    to here are over (windows.py).
     """
 
     origin: str
@@ -49,11 +51,20 @@ class Progress:
     careful: int = ORIGIN
     closed: bool = False
     ended: bool = False
+    window: Window | None = None
+    passed: int = 0
 
     @property
     def checkpoint(self) -> int:
         """Everything below is done; nothing below is ever read again."""
         return min((position for _, position in self.positions), default=self.frontier)
+
+    def outgrown(self, width: int, tumbling: bool) -> bool:
+        """Whether what is unfinished was begun in another width, or with tumbling windows where there are none now, or without where there
+        are. It is finished as it was begun; then the lane ends, and is opened anew."""
+        if self.width != width and (self.checkpoint < self.frontier or self.spans):
+            return True
+        return bool(self.spans) and self.window is None if tumbling else self.window is not None
 
 
 def encode(progress: Progress) -> bytes:

@@ -164,7 +164,7 @@ class StrandRunner:
             self._phase = "settling"
             counters.in_flight -= 1
             counters.observe(self._loop.time() - started)
-        outcome = interpret(response, event, work.settings.failure.reporting)
+        outcome = interpret(response, event, work.settings.failure.reporting, self._lane.strands.windowed)
         self._count(batch, outcome, request_id)
         return outcome
 
@@ -183,7 +183,7 @@ class StrandRunner:
             self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
             if batch.attempt == 1 and batch.fault is None:
                 much = _counted(len(batch.records), "record")
-                fields = self._fields(batch=self._first(batch.records), request_id=request_id)
+                fields = self._fields(batch=self._first(batch, batch.records), request_id=request_id)
                 log.warning("%s failed (%s): %s", self._work.function.name, much, self._signs.fault, extra=fields)
 
     def _decide(self, batch: Batch, outcome: Outcome) -> tuple[Action, ...]:
@@ -203,7 +203,7 @@ class StrandRunner:
             return []
         failures = [failure for action in actions if (failure := _failure(action)) is not None]
         if failures:
-            await self._keep(failures)
+            await self._keep(batch, failures)
         try:
             await self._lane.settle(batch, actions)
         except NotConnected as error:
@@ -246,13 +246,13 @@ class StrandRunner:
                 if later:
                     await self._lane.settle(batch.but(records=later), (Release(later, action.delay),))
 
-    async def _keep(self, failures: Sequence[Failure]) -> None:
-        """Into the journal, durably."""
+    async def _keep(self, batch: Batch, failures: Sequence[Failure]) -> None:
+        """Into the journal, durably: as the batch's format has it, which may know more than the lane's."""
         work, lane = self._work, self._lane
         entries = [
             entry(
                 failure,
-                lane.format,
+                batch.format,
                 mapping=work.settings.id,
                 source=work.source,
                 lane=lane.name,
@@ -271,7 +271,7 @@ class StrandRunner:
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
             text = "gave up %s after %s (%s; %s): failure %s"
             much, often = _counted(len(failure.records), "record"), _counted(failure.attempts, "attempt")
-            log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields(batch=self._first(failure.records)))
+            log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields(batch=self._first(batch, failure.records)))
 
     # --- waiting ----------------------------------------------------------------------------------------------------------------
 
@@ -327,9 +327,9 @@ class StrandRunner:
             self.task.uncancel()
         return interrupted
 
-    def _first(self, records: Sequence[Record]) -> str:
-        """What names a batch in the log: its first record."""
-        return self._lane.format.names(records[:1])[0]
+    def _first(self, batch: Batch, records: Sequence[Record]) -> str:
+        """What names records of a batch in the log: the first of them."""
+        return batch.format.names(records[:1])[0]
 
     def _fields(self, **more: str) -> dict[str, str]:
         return {"mapping": self._work.settings.name, "lane": self._lane.name, **more}

@@ -67,6 +67,9 @@ class Strand:
 class Strands:
     """The strands of one lane. Times are the loop's."""
 
+    windowed = False
+    """Whether its records are in tumbling windows, and its functions return their state (tumbling.py)."""
+
     def __init__(self, width: int, assign: Assign, capacity: int = CAPACITY) -> None:
         if width < 1:
             raise ValueError(f"a lane has at least one strand, not {width}")
@@ -99,6 +102,11 @@ class Strands:
     @property
     def empty(self) -> bool:
         return self.held == 0
+
+    @property
+    def over(self) -> bool:
+        """Whether what is here, or is not coming any more, ends a tumbling window."""
+        return False
 
     # --- in ---------------------------------------------------------------------------------------------------------------------
 

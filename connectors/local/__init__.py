@@ -106,7 +106,7 @@ class QueueConnector:
         problems.check()
         # A name is one queue, whatever its other options: all sources of a configuration share one database.
         visibility = duration(options.visibility_timeout)
-        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=options.name, visibility=visibility)
+        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=options.name, visibility=visibility, local=True)
         return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if options.fifo else traits
 
     def policy(self, options: QueueOptions, settings: MappingSettings) -> Redeliver:
@@ -144,7 +144,7 @@ class StreamConnector:
         problems.duration("retention", options.retention, 60.0, 365 * _DAY, "1m to 365d")
         problems.found += contradictions(options.starting_position, options.starting_position_timestamp)
         problems.check()
-        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=options.name)
+        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=options.name, tumbling=True, local=True)
 
     def policy(self, options: StreamOptions, settings: MappingSettings) -> Block:
         return Block.of(settings, "cut", duration(options.retention))

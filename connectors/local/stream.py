@@ -31,7 +31,7 @@ TRIM_SECONDS = 30.0
 
 
 class StreamReader:
-    """One shard; see `poller.ordered.Reader`."""
+    """One shard; see `poller.ordered.Reader` and `poller.rewind.Positioned`: a position is a sequence number."""
 
     def __init__(self, database: Database, stream: Stream, number: int) -> None:
         self.name = shard_name(number)
@@ -60,6 +60,20 @@ class StreamReader:
 
     async def aclose(self) -> None:
         """The database is the source's to close."""
+
+    def shown(self, position: int) -> str:
+        return str(position)
+
+    def parsed(self, text: str) -> int:
+        if not text.isdecimal():
+            raise ValueError("write a sequence number, as `poller status` shows it, such as 1024")
+        return int(text)
+
+    async def found(self, origin: str) -> int:
+        return await self._start(origin)
+
+    def distance(self, first: int, last: int) -> int:
+        return last - first
 
     async def _start(self, origin: str) -> int:
         """The position of `Progress.origin`."""

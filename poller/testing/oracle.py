@@ -63,9 +63,12 @@ class Oracle:
     safe: set[str] = field(default_factory=set)
     checkpoints: dict[str, int] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    windows: set[str] = field(default_factory=set)
+    """Lanes that have a window open, by what is saved."""
     passed: set[str] = field(default_factory=set)
     """Lanes of whose descendants something has begun."""
     broken: Broken | None = None
+    _at_putting: dict[Lease, frozenset[str]] = field(default_factory=dict)
     _at_saving: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def violated(self, text: str) -> None:
@@ -161,7 +164,7 @@ class Oracle:
 
     def _bounded(self, new: Invocation) -> None:
         limit = self.rules.batch_begun
-        if limit is not None and self.batches[new.names] > limit:
+        if limit is not None and new.names and self.batches[new.names] > limit:
             self.violated(f"law 11: batch {new.names} begun {self.batches[new.names]} times, {limit} allowed")
         limit = self.rules.record_begun
         for name in new.names:
@@ -178,8 +181,12 @@ class Oracle:
         """The lane's life is over: what it had settled and not saved is forgotten."""
         self.settled[lane] = {name for name in self.settled[lane] if name in self.safe}
 
+    def putting(self, lease: Lease) -> None:
+        """A state is written for the save that comes next: that holds what was settled by now."""
+        self._at_putting[lease] = frozenset(self.settled[lease.key.lane])
+
     def saving(self, lease: Lease, progress: Progress) -> None:
-        self._at_saving[id(progress)] = frozenset(self.settled[lease.key.lane])
+        self._at_saving[id(progress)] = self._at_putting.pop(lease, frozenset(self.settled[lease.key.lane]))
 
     def saved(self, lease: Lease, progress: Progress) -> None:
         self.events += 1
@@ -188,6 +195,7 @@ class Oracle:
         if checkpoint < self.checkpoints.get(lane, checkpoint):
             self.violated(f"law 7: the checkpoint of {lane} went back from {self.checkpoints[lane]} to {checkpoint}")
         self.checkpoints[lane] = checkpoint
+        (self.windows.discard if progress.window is None else self.windows.add)(lane)
         for name in self.lanes[lane]:
             if self.tokens[name] < checkpoint and not self.is_done(name):
                 self.violated(f"law 7: {name} is below the checkpoint {checkpoint} of {lane}, and unfinished")
@@ -197,6 +205,8 @@ class Oracle:
             left = [name for name in self.lanes[lane] if not self.is_done(name)]
             if left:
                 self.violated(f"law 14: {lane} is said to have ended, and {left} are unfinished")
+            if progress.window is not None:
+                self.violated(f"law 15: {lane} is said to have ended, and its window is open")
             self.ended.add(lane)
         self.safe |= self._at_saving.get(id(progress), frozenset())
 

@@ -23,7 +23,8 @@ class Scenario:
     """What is drawn from a seed before anything runs.
 
     `reshards`: how often shards split, merge or roll over. Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save
-    to be long on its way, `stumbles` of a fetch to fail in a way that nobody foresaw.
+    to be long on its way, `stumbles` of a fetch to fail in a way that nobody foresaw. `lateness`: seconds by which the arrival time of a
+    record may go back.
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class Scenario:
     late: float = 0.0
     stumbles: float = 0.0
     reshards: int = 0
+    lateness: float = 0.0
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -84,6 +86,14 @@ class Scenario:
         drawn = drawn.filtered(random.choice((0.0, 0.3, 0.6)))
         drawn = replace(drawn, late=random.choice((0.0, 0.0, 0.1)), stumbles=random.choice((0.0, 0.0, 0.03)))
         return replace(drawn, reshards=random.choice((0, 2, 4)) if kind == "stream" else 0)
+
+    def tumbling(self, random: Random, chance: float = 0.5) -> Scenario:
+        """Perhaps the same with tumbling windows, if it is a stream."""
+        if not isinstance(self.policy, Block) or random.random() >= chance:
+            return self
+        settings = replace(self.settings, width=1, tumbling_window=random.choice((2, 7, 20)))
+        lateness = random.choice((0.0, 0.0, 3.0))
+        return replace(self, settings=settings, policy=replace(self.policy, partial="cut"), lateness=lateness)
 
     def filtered(self, unwanted: float) -> Scenario:
         """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""

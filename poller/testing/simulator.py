@@ -37,6 +37,7 @@ from poller.testing.lives import Life, WatchedHandler, WatchedSource
 from poller.testing.oracle import Broken, Oracle
 from poller.testing.resharding import Reshard, drawn, shard_at
 from poller.testing.scenario import Scenario
+from poller.testing.windowing import WindowOracle
 from poller.turn import Turn
 from poller.work import Work
 
@@ -63,7 +64,8 @@ class Report:
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
     random = Random(seed)
-    own = Scenario.draw(random)
+    # Dice of its own: what has no windows is drawn as if there were none.
+    own = Scenario.draw(random).tumbling(Random(f"windows of {seed}"))
     try:
         return run_virtually(World(seed, random, scenario or own, store or MemoryStore()).run())
     except BaseException as error:
@@ -81,6 +83,7 @@ class World:
     store: Store
     counts: Counter[str] = field(default_factory=Counter)
     oracle: Oracle = field(init=False)
+    windows: WindowOracle | None = field(init=False, default=None)
     stream: FakeStream = field(init=False)
     queue: FakeQueue = field(init=False)
     poison: set[str] = field(init=False)
@@ -151,7 +154,15 @@ class World:
             unwanted=frozenset(record.name for _, _, record in plan if record.name.startswith("u")),
             parents={child: reshard.parents for reshard in self.reshards for child in reshard.children},
         )
+        if scenario.settings.tumbling_window:
+            self.windows = self._windowed({record.name: lane for _, lane, record in plan})
         return plan
+
+    def _windowed(self, lanes: dict[str, str]) -> WindowOracle:
+        scenario, random = self.scenario, Random(f"function of {self.seed}")
+        attempts = self.oracle.rules.batch_begun
+        width = scenario.settings.tumbling_window
+        return WindowOracle(random, width, scenario.lateness, attempts, lanes, self.oracle.violated, self.count)
 
     async def _feed(self, plan: Sequence[tuple[float, str, FakeRecord]]) -> None:
         loop = cast("VirtualLoop", asyncio.get_running_loop())
@@ -164,7 +175,10 @@ class World:
                 self.count(f"shard {what.kind}")
                 self.stream.reshard(what.parents, what.children)
             elif self.scenario.kind == "stream":
-                self.stream.put(lane, what._replace(arrival=loop.now()))
+                back = self.random.uniform(0.0, self.scenario.lateness) if self.happens(0.3 if self.scenario.lateness else 0.0) else 0.0
+                if self.windows:
+                    self.windows.arrivals[what.name] = loop.now() - back
+                self.stream.put(lane, what._replace(arrival=loop.now() - back))
             else:
                 self.queue.send(what.name, what.key)
 
@@ -218,12 +232,17 @@ class World:
             case "loading":
                 # A new owner starts: of what the last one had settled, only what was saved is safe.
                 self.oracle.lose(about.lane)
+            case "putting":
+                self.oracle.putting(about)
             case "saving":
                 self.oracle.saving(*about)
             case "saved":
                 self.oracle.saved(*about)
             case _:
                 self.oracle.journal.update(record.id for entry in about for record in entry.records)
+                if self.windows is not None:
+                    for entry in about:
+                        self.windows.kept(entry)
 
     # --- faults -----------------------------------------------------------------------------------------------------------------
 
@@ -317,6 +336,8 @@ class World:
         lost = [name for name in self.oracle.keys if not self.oracle.is_done(name) and name not in self.queue.dead]
         if lost:
             raise Broken(f"lost: {lost}")
+        if self.windows:
+            self.windows.finished(self.oracle.journal, self.oracle.unwanted)
 
     def _lawful(self) -> None:
         if self.oracle.broken is not None:
@@ -327,7 +348,7 @@ class World:
             saved = self.oracle.checkpoints
             lanes = self.oracle.lanes.items()
             unread = {name for lane, names in lanes for name in names if saved.get(lane, -1) <= self.oracle.tokens[name]}
-            return unread | (self.stream.closed - self.oracle.ended)
+            return unread | (self.stream.closed - self.oracle.ended) | self.oracle.windows
         return {message.name for message in self.queue.messages}
 
     async def _closed(self) -> None:

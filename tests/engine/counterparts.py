@@ -254,8 +254,8 @@ class Hasty(Rigged):
 class HastyStrand(StrandRunner):
     """Settles what is given up while the journal is still being written."""
 
-    async def _keep(self, failures: Sequence[Failure]) -> None:
-        keeping = asyncio.ensure_future(super()._keep(failures))
+    async def _keep(self, batch: Batch, failures: Sequence[Failure]) -> None:
+        keeping = asyncio.ensure_future(super()._keep(batch, failures))
         keeping.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
