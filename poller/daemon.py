@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any, get_args
 from uuid import uuid4
@@ -23,9 +22,8 @@ from uuid import uuid4
 import msgspec
 
 from poller import __version__
-from poller.admin.control import Command, Control
-from poller.admin.health import pages
-from poller.admin.http import HttpServer
+from poller.admin.commands import Command
+from poller.admin.face import Face, PublicFace
 from poller.admin.overview import function_statuses, mapping_status
 from poller.config import Config, MappingConfig, handler_kind, load
 from poller.errors import ConfigError, LaneLost, PollerError, StoreError, StoreUnavailable
@@ -34,14 +32,15 @@ from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
 from poller.model import LaneKey, Lease, RowState, Selection
+from poller.pause import Pauses, watch
 from poller.policy import Block
 from poller.protocols import Source, Store
 from poller.registry import Registry
 from poller.settings import Backoff, Context, FunctionSettings, Tally
 from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
-from poller.stores.memory import MemoryStore
-from poller.stores.sqlite import open_store
+from poller.stores.opening import Places, open_store
 from poller.turn import Turn
+from poller.unbroken import unbroken
 from poller.work import Work
 
 log = logging.getLogger("poller.daemon")
@@ -53,29 +52,38 @@ IDENTITY_SECONDS = 15.0
 """How long a mapping id belongs to one source identity after its last worker was heard of."""
 
 
-def socket_path(config: Config) -> Path:
-    """The control socket of the daemon that runs this file. Beside the store, named after the file: daemons may share a store."""
-    return config.state / f"{config.path.stem}.sock"
+FIXED = ("store_url", "leases_url", "journal_url", "listen", "workers")
+"""What a reload cannot change."""
 
 
 async def open_configured_store(config: Config) -> Store:
-    """The store the configuration names. Raises StoreError, StoreUnavailable."""
-    return MemoryStore() if config.store_url == "memory:" else await open_store(config.store_url)
+    """The store the configuration names. Raises ConfigError, StoreError, StoreUnavailable."""
+    return await open_store(Places(config.store_url, config.leases_url, config.journal_url), config.base, Registry())
+
+
+async def reread(running: Config, registry: Registry, environ: Mapping[str, str]) -> Config:
+    """What the file of a running configuration says now. Raises ConfigError, also for changes that take a restart."""
+    config = await asyncio.to_thread(load, running.path, registry, environ)
+    fixed = [key for key in FIXED if getattr(config, key) != getattr(running, key)]
+    if fixed:
+        raise ConfigError(f"{config.path}: {', '.join(fixed)} changed; that takes a restart of the daemon, and nothing was reloaded")
+    return config
 
 
 @dataclass(slots=True)
 class Running:
-    """A mapping that runs. `identity`: of its source, once that was open."""
+    """A mapping that runs. `identity`: of its source, once that was open. `look`: set, it looks at once whether it is paused."""
 
     config: MappingConfig
     runner: MappingRunner
     task: asyncio.Task[None]
+    look: asyncio.Event
     identity: str = ""
 
 
 @dataclass(slots=True)
 class Daemon:
-    """Runs one configuration. `run` returns after `stop`."""
+    """Runs one configuration. `run` returns after `stop`. `worker`: its number among several, from 1; 0: it is the only one."""
 
     config: Config
     registry: Registry
@@ -83,7 +91,9 @@ class Daemon:
     clock: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)
     open_store: Callable[[Config], Any] = open_configured_store
+    open_face: Callable[..., Face] = PublicFace
     commands: dict[str, Command] = field(default_factory=dict)
+    worker: int = 0
     opening: float = OPENING_SECONDS
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
     store: Store = field(init=False)
@@ -97,6 +107,11 @@ class Daemon:
     _reloading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _store_error: str = field(init=False, default="")
 
+    @property
+    def pauses(self) -> Pauses:
+        """Of the store's mappings."""
+        return Pauses(self.store, self.owner, self.clock)
+
     def __repr__(self) -> str:
         return f"<Daemon {self.config.path.name} [{len(self.running)} mappings, {'stopping' if self.stopping.is_set() else 'running'}]>"
 
@@ -109,13 +124,11 @@ class Daemon:
         self.registry.verify()
         self._turn = Turn()
         self.started = self.clock()
-        control = Control(socket_path(self.config), {"status": self._status, "reload": self._reload, **self.commands})
-        http = HttpServer(str(self.config.listen), pages(self.status, self.clock))
+        face = self.open_face(self.config, {"status": self._status, "reload": self._reload, **self.commands}, self.status, self.clock)
         self.store = await self.open_store(self.config)
         try:
-            await control.start()
-            await http.start()
-            self.address = http.address
+            await face.start()
+            self.address = face.address
             await self._start_all(self.config)
             await self._first_tries()
             started()
@@ -126,14 +139,26 @@ class Daemon:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            await control.aclose()  # its commands first: a replay hands back what it runs, and needs functions and store for that
+            await face.end_commands()  # first: a replay hands back what it runs, and needs functions and store for that
             await asyncio.gather(*(function.aclose() for function in self.functions.values()))
-            await http.aclose()
+            await face.aclose()
             await self.store.aclose()
 
     def stop(self) -> None:
         """Stop in order. Tolerated twice."""
         self.stopping.set()
+
+    @property
+    def parts(self) -> str:
+        """What it runs, for a person."""
+        count = len(self.running)
+        health = f", health at http://{self.address}/readyz" if self.address else ""
+        return f"{count} mapping{'' if count == 1 else 's'}{health}"
+
+    @property
+    def away(self) -> list[str]:
+        """What does not run, a sentence each."""
+        return [f"{name} is {each.runner.state}" for name, each in self.running.items() if each.runner.state != "running"]
 
     async def _start_all(self, config: Config) -> None:
         for warning in config.warnings:
@@ -165,21 +190,29 @@ class Daemon:
         unset = Block(None, None, False, Backoff())  # until the source is open and brings its own
         counters = MappingCounters()
         work = Work(settings, function, unset, "", self.store.journal, counters, self.clock, self.random, self._turn)
-        runner = MappingRunner(work, lambda: self._open(mapping, counters.tally))
-        task = asyncio.get_running_loop().create_task(self._run(runner), name=f"mapping {settings.name}")
-        self.running[settings.name] = Running(mapping, runner, task)
+        pauses, look = self.pauses, asyncio.Event()
+        runner = MappingRunner(work, lambda: self._open(mapping, counters.tally), pause_kept=lambda: pauses.load(settings.id))
+        task = asyncio.get_running_loop().create_task(self._run(runner, look), name=f"mapping {settings.name}")
+        self.running[settings.name] = Running(mapping, runner, task, look)
 
-    async def _run(self, runner: MappingRunner) -> None:
-        guard = asyncio.get_running_loop().create_task(self._guard(runner), name=f"identity of {runner.work.settings.name}")
+    async def _run(self, runner: MappingRunner, look: asyncio.Event) -> None:
+        loop, name = asyncio.get_running_loop(), runner.work.settings.name
+        guard = loop.create_task(self._guard(runner), name=f"identity of {name}")
+        pausing = loop.create_task(watch(runner, self.pauses, lambda: self.config.shutdown_grace, look), name=f"pauses of {name}")
         try:
             await runner.run()
         except PollerError as error:
+            runner.state, runner.last_error = "failed", str(error)
             log.error("mapping stopped, and a person must act: %s", error, extra={"mapping": runner.work.settings.name})
         except Exception as error:  # a mapping that dies of a bug must show, and must not take the others along
             runner.state, runner.last_error = "failed", repr(error)
             log.exception("mapping failed", extra={"mapping": runner.work.settings.name})
         finally:
-            guard.cancel()
+            for task in (guard, pausing):
+                task.cancel()
+            for ended in await asyncio.gather(guard, pausing, return_exceptions=True):
+                if isinstance(ended, Exception):  # a bug; without either, the mapping ran on all the same
+                    log.error("ended before the mapping: %r", ended, extra={"mapping": name})
 
     async def _stop_mappings(self, running: Mapping[str, Running]) -> None:
         deadline = asyncio.get_running_loop().time() + self.config.shutdown_grace
@@ -193,7 +226,7 @@ class Daemon:
 
     async def _open(self, mapping: MappingConfig, tally: Tally) -> Source:
         config = self.config
-        context = Context(mapping.settings, self.store, self.owner, self.clock, config.base, config.state, tally=tally)
+        context = Context(mapping.settings, self.store, self.owner, self.clock, config.base, config.state, tally=tally, worker=self.worker)
         source = await self.registry.connector(mapping.type).open(mapping.options, context)
         try:
             await self._claim_identity(mapping, source.identity)
@@ -220,6 +253,10 @@ class Daemon:
 
     async def _claim_identity(self, mapping: MappingConfig, identity: str) -> None:
         """One mapping id has one source at a time: two would write one another's progress rows and failures under one name."""
+        running = self.running.get(mapping.settings.name)
+        before = "" if running is None or running.config is not mapping else running.runner.work.source
+        if before not in ("", identity) and (held := await self._identity_lease(mapping.settings.id, before)) is not None:
+            await self.store.leases.drop(held)  # it was ours, under the same options: it has been replaced
         lease = await self._identity_lease(mapping.settings.id, identity)
         if lease is None:
             raise StoreUnavailable(
@@ -237,7 +274,7 @@ class Daemon:
             if runner.work.source:
                 try:
                     await self._identity_lease(runner.work.settings.id, runner.work.source)
-                except (StoreUnavailable, LaneLost) as error:
+                except (StoreError, LaneLost) as error:
                     log.warning("cannot renew: %s", error, extra={"mapping": runner.work.settings.name})
 
     # --- reload -----------------------------------------------------------------------------------------------------------------
@@ -245,15 +282,15 @@ class Daemon:
     async def reload(self) -> list[str]:
         """Read the file again and restart what changed; returns a line for each change. Raises ConfigError, with nothing changed."""
         async with self._reloading:
-            config = await asyncio.to_thread(load, self.config.path, self.registry, self.environ)
-            fixed = [key for key in ("store_url", "listen") if getattr(config, key) != getattr(self.config, key)]
-            if fixed:
-                raise ConfigError(
-                    f"{config.path}: {', '.join(fixed)} changed; that takes a restart of the daemon, and nothing was reloaded"
-                )
-            return await self._change(config)
+            return await unbroken(self._change(await reread(self.config, self.registry, self.environ)))
+
+    async def adopt(self, config: Config) -> list[str]:
+        """As `reload`, with a configuration that was read and checked already."""
+        async with self._reloading:
+            return await unbroken(self._change(config))
 
     async def _change(self, config: Config) -> list[str]:
+        # Never cancelled: what was stopped for it would not be started again.
         old, self.config = self.config, config
         functions = {
             name
@@ -272,7 +309,7 @@ class Daemon:
             gone = self.functions.pop(name, None)
             if gone is not None:
                 await gone.aclose()
-            if name in config.functions:
+            if name in config.functions and not self.stopping.is_set():
                 self._add_function(config.functions[name])
         # A stop that came meanwhile has seen the mappings that ran; none may start behind its back.
         started = [name for name in wanted if name not in self.running and not self.stopping.is_set()]
@@ -285,9 +322,10 @@ class Daemon:
     async def status(self) -> DaemonStatus:
         """Everything a person, a probe or a scraper asks for."""
         now = self.clock()
-        mappings = [await mapping_status(each.runner, each.config.type, now) for each in self.running.values()]
+        running = dict(self.running)  # as it was: a reload may change it while lanes are asked
+        mappings = list(await asyncio.gather(*(mapping_status(each.runner, each.config.type, now) for each in running.values())))
         for name, mapping in self.config.mappings.items():
-            if name not in self.running:
+            if name not in running:
                 mappings.append(MappingStatus(name=name, type=mapping.type, enabled=mapping.enabled, state="stopped"))
         journal = await self._journal_status()
         status = DaemonStatus(

@@ -18,8 +18,8 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 import orjson
 
-FIELDS = ("mapping", "lane", "batch", "function", "request_id", "repeated")
-"""`repeated`: so many lines that said the same were left out before this one."""
+FIELDS = ("worker", "mapping", "lane", "batch", "function", "request_id", "repeated")
+"""`worker`: of several, the one that says it. `repeated`: so many lines that said the same were left out before this one."""
 
 LINE_LIMIT = 256 * 1024
 """Characters of one line of a function's output that are kept: what CloudWatch kept of one."""
@@ -32,17 +32,17 @@ _function_log = logging.getLogger("poller.function")
 _shown: set[str] = set()  # "payloads", once `setup` was asked for them
 
 
-def setup(mode: Mode = "auto", level: str | int = "INFO", stream: TextIO | None = None, *, payloads: bool = False) -> None:
+def setup(mode: Mode = "auto", level: str | int = "INFO", stream: TextIO | None = None, *, payloads: bool = False, worker: int = 0) -> None:
     """Send all logging to `stream` (default: stderr). Called again, it replaces what it set up before, and nothing else.
 
     `level` is for our own lines; libraries are heard from WARNING on, at DEBUG from INFO on. `payloads`: show what `Payload` wraps.
-    Raises ValueError for a level that is none.
+    `worker`: the number that is on every line; 0: none. Raises ValueError for a level that is none.
     """
     chosen = logging.getLevelName(level.upper()) if isinstance(level, str) else level
     if not isinstance(chosen, int):
         raise ValueError(f"{level!r} is no log level; use debug, info, warning or error")
     target = sys.stderr if stream is None else stream
-    output = Output(target)
+    output = Output(target, worker)
     output.setFormatter(TextFormatter() if mode == "text" or (mode == "auto" and target.isatty()) else JsonFormatter())
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, Output)]:
@@ -195,11 +195,14 @@ class Repeats:
 class Output(logging.StreamHandler[TextIO]):
     """The one handler of the daemon's log."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, worker: int = 0) -> None:
         super().__init__(stream)
+        self._worker = worker
         self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._worker:
+            record.__dict__["worker"] = self._worker
         # Called under the handler's lock, so that lines from threads are counted right.
         for passed in self._repeats.passed(record):
             super().emit(passed)

@@ -125,7 +125,8 @@ Sample: TypeAlias = tuple[Labels, float]
 
 def exposition(status: DaemonStatus) -> str:
     """The daemon in Prometheus' text format 0.0.4. Lanes label gauges only: they come and go, and a counter must not."""
-    return "".join(f"{line}\n" for part in (_daemon, _mappings, _durations, _lanes, _functions, _process) for line in part(status))
+    parts = (_daemon, _workers, _mappings, _durations, _lanes, _functions, _process)
+    return "".join(f"{line}\n" for part in parts for line in part(status))
 
 
 def measure() -> ProcessStatus:
@@ -152,6 +153,13 @@ def _daemon(status: DaemonStatus) -> Iterator[str]:
     rows = status.journal
     states = (("kept", rows.kept), ("claimed", rows.claimed), ("replayed", rows.replayed), ("dropped", rows.dropped))
     yield from _gauge("poller_journal_rows", "Failures in the journal, by state.", [(_labels(state=s), count) for s, count in states])
+
+
+def _workers(status: DaemonStatus) -> Iterator[str]:
+    up = [(_labels(worker=str(each.number)), each.state == "running") for each in status.workers]
+    yield from _gauge("poller_worker_up", "1: the worker's process runs and answers.", up)
+    restarts = [(_labels(worker=str(each.number)), each.restarts) for each in status.workers]
+    yield from _family("poller_worker_restarts_total", "counter", "Times the worker was started again after it had died.", restarts)
 
 
 def _mappings(status: DaemonStatus) -> Iterator[str]:
@@ -186,12 +194,17 @@ def _durations(status: DaemonStatus) -> Iterator[str]:
 
 
 def _lanes(status: DaemonStatus) -> Iterator[str]:
-    lanes: list[tuple[Labels, LaneStatus]] = [(_labels(mapping=m.name, lane=lane.name), lane) for m in status.mappings for lane in m.lanes]
+    lanes = [(_lane_labels(m.name, lane), lane) for m in status.mappings for lane in m.lanes]
     for attribute, name, text in _LANE_GAUGES:
         values = [(labels, getattr(lane, attribute)) for labels, lane in lanes]
         yield from _gauge(f"poller_lane_{name}", text, [(labels, value) for labels, value in values if value is not None])
     heads = [(labels, lane.head_span.attempts) for labels, lane in lanes if lane.head_span is not None]
     yield from _gauge("poller_lane_head_attempts", "Attempts of the batch that the lane tries again.", heads)
+
+
+def _lane_labels(mapping: str, lane: LaneStatus) -> Labels:
+    """With its worker where there are several: each of them has a lane of the same queue."""
+    return _labels(mapping=mapping, lane=lane.name, **({"worker": str(lane.worker)} if lane.worker else {}))
 
 
 def _functions(status: DaemonStatus) -> Iterator[str]:

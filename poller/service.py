@@ -13,38 +13,71 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from poller import logs
-from poller.admin import replaying
+from poller.admin.face import socket_path
+from poller.admin.tasks import tasks
 from poller.config import Config
-from poller.daemon import Daemon, socket_path
+from poller.daemon import Daemon
 from poller.errors import ConfigError, PollerError
 from poller.notify import Notifier
 from poller.registry import Registry
 from poller.status import DaemonStatus
+from poller.supervisor import CLOSING_SECONDS, Supervisor
 
 log = logging.getLogger("poller.service")
 
 STATUS_SECONDS = 5.0
 """How often it is looked whether the service manager should be told something else."""
 
-CLOSING_SECONDS = 15.0
-"""What a stop may take besides `shutdown_grace`: killing functions, saving progress, closing the store."""
+
+class Served(Protocol):
+    """What is run as a process: a daemon, or the supervisor of several."""
+
+    config: Config
+    stopping: asyncio.Event
+
+    @property
+    def parts(self) -> str:
+        """What it runs, for a person."""
+
+    @property
+    def away(self) -> list[str]:
+        """What of it does not run, a sentence each."""
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Until stopped, or cancelled: then it ends at once."""
+
+    def stop(self) -> None:
+        """Stop in order. Tolerated twice."""
+
+    async def reload(self) -> list[str]:
+        """A line for each change. Raises PollerError."""
+
+    async def status(self) -> DaemonStatus: ...
 
 
 def serve(config: Config) -> int:
     """Run the daemon in this process until it is stopped; returns the exit code: 0, or 128 + the signal that ended it at once.
 
-    Raises what keeps it from starting, as PollerError.
+    With several workers, this process is their supervisor. Raises what keeps it from starting, as PollerError.
     """
     logs.setup(config.log, config.log_level)
-    daemon = Daemon(config, Registry(), os.environ)
-    daemon.commands["replay"] = replaying.command(daemon)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(Service(daemon, Notifier.from_environment(os.environ)).run())
+    notifier = Notifier.from_environment(os.environ)
+    if config.workers > 1:
+        # It can be asked at once: why workers do not come up, and a reload may be what lets them.
+        service = Service(Supervisor(config, Registry(), os.environ, silence_limit=notifier.watchdog), notifier, early=True)
+    else:
+        daemon = Daemon(config, Registry(), os.environ)
+        daemon.commands |= tasks(daemon)
+        service = Service(daemon, notifier)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(service.run())
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The fastest loop there is; None: asyncio's own."""
     try:
         import uvloop
     except ImportError:  # not built for this platform: asyncio's own loop does all that we need
@@ -55,18 +88,23 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @dataclass(slots=True)
 class Service:
-    """Runs `daemon` under signals. One service a process."""
+    """Runs `served` under signals. One service a process. `started` is set once it has started.
 
-    daemon: Daemon
+    `early`: it can be asked, and told to reload, before it has started. `supervised`: it is a worker; its supervisor is asked and told.
+    """
+
+    served: Served
     notifier: Notifier
-    _started: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    early: bool = False
+    supervised: bool = False
+    started: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _hangup: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _forced: int = field(init=False, default=0)
 
     async def run(self) -> int:
         """See `serve`."""
         loop = asyncio.get_running_loop()
-        running = loop.create_task(self.daemon.run(self._ready), name="daemon")
+        running = loop.create_task(self.served.run(self._ready), name="daemon")
         beside = [
             loop.create_task(self.notifier.watch(lambda: True)),
             loop.create_task(self._reload_on_hangup()),
@@ -94,51 +132,54 @@ class Service:
         # What was made until now stays: the collector need not look at it again in every full run.
         gc.collect()
         gc.freeze()
-        daemon = self.daemon
-        away = [f"{name} is {each.runner.state}" for name, each in daemon.running.items() if each.runner.state != "running"]
-        how = f"started, but {', '.join(away)}" if away else "ready"
-        log.info("%s: %s, control at %s", how, _parts(daemon), socket_path(daemon.config))
+        served = self.served
+        how = f"started, but {', '.join(served.away)}" if served.away else "ready"
+        where = "" if self.supervised else f", control at {socket_path(served.config)}"
+        log.info("%s: %s%s", how, served.parts, where)
         # Even while a source is away: the service manager can do nothing about it but kill us. STATUS and /readyz say what is wrong.
-        if not daemon.stopping.is_set():
+        if not served.stopping.is_set():
             self.notifier.ready()
-        self._started.set()
+        self.started.set()
 
     async def _tell_status(self) -> None:
         """What `systemctl status` shows: whether all is well, and if not, what is not."""
-        await self._started.wait()
+        if not self.early:
+            await self.started.wait()
         told = ""
-        while self.notifier.heard and not self.daemon.stopping.is_set():
-            line = _line(await self.daemon.status(), _parts(self.daemon))
+        while self.notifier.heard and not self.served.stopping.is_set():
+            line = _line(await self.served.status(), self.served.parts)
             if line != told:
                 self.notifier.status(line)
                 told = line
             await asyncio.sleep(STATUS_SECONDS)
 
     def _stop(self, number: int, running: asyncio.Task[None]) -> None:
-        if not self.daemon.stopping.is_set():
-            grace = self.daemon.config.shutdown_grace
+        if not self.served.stopping.is_set():
+            grace = self.served.config.shutdown_grace
             log.info("%s: stopping; running functions have %.0f s to finish", signal.Signals(number).name, grace)
             self.notifier.stopping()
             self.notifier.status(f"stopping: running functions have {grace:.0f} s to finish")
             self.notifier.extend(grace + CLOSING_SECONDS)
-            self.daemon.stop()
+            self.served.stop()
             return
         self._forced = number
         running.cancel()
 
     async def _reload_on_hangup(self) -> None:
-        await self._started.wait()
+        if not self.early:
+            await self.started.wait()
         while True:
             await self._hangup.wait()
             self._hangup.clear()  # before the file is read: a signal that comes now may be about a newer one
-            if not self.daemon.stopping.is_set():
+            if not self.served.stopping.is_set() and not self.supervised:
                 await self._reload()
 
     async def _reload(self) -> None:
-        self.notifier.reloading()
-        self.notifier.extend(self.daemon.config.shutdown_grace + CLOSING_SECONDS)
+        if self.started.is_set():
+            self.notifier.reloading()
+        self.notifier.extend(self.served.config.shutdown_grace + CLOSING_SECONDS)
         try:
-            changes = await self.daemon.reload()
+            changes = await self.served.reload()
         except ConfigError as error:
             for problem in error.problems:
                 log.error("not reloaded, nothing has changed: %s", problem)
@@ -149,12 +190,8 @@ class Service:
         else:
             log.info("reloaded: %s", ", ".join(changes) or "nothing has changed")
         finally:
-            self.notifier.ready()
-
-
-def _parts(daemon: Daemon) -> str:
-    count = len(daemon.running)
-    return f"{count} mapping{'' if count == 1 else 's'}, health at http://{daemon.address}/readyz"
+            if self.started.is_set():
+                self.notifier.ready()
 
 
 def _line(status: DaemonStatus, parts: str) -> str:

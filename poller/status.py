@@ -12,11 +12,15 @@ import msgspec
 
 from poller.metrics import MappingCounters
 
-MappingState: TypeAlias = Literal["starting", "running", "reconnecting", "stopping", "stopped", "failed"]
-"""`stopped`: it was asked to, or its source is exhausted, so that there is nothing left to read."""
+MappingState: TypeAlias = Literal["starting", "running", "reconnecting", "pausing", "paused", "stopping", "stopped", "failed"]
+"""`stopped`: it was asked to, or its source is exhausted, so that there is nothing left to read. `paused`: see poller/pause.py."""
 
-LaneState: TypeAlias = Literal["opening", "running", "reconnecting", "leaving", "ended", "lost", "elsewhere", "failed"]
-"""`leaving` has a deadline of its own; `ended` has no records and never will; `elsewhere`: another daemon holds it, and answers for it."""
+LaneState: TypeAlias = Literal["opening", "running", "reconnecting", "leaving", "ended", "lost", "elsewhere", "free", "failed"]
+"""`leaving` has a deadline of its own; `ended` has no records and never will; `elsewhere`: another worker holds it, and answers for it;
+`free`: nobody holds it now."""
+
+WorkerState: TypeAlias = Literal["starting", "running", "silent", "down", "stopped"]
+"""`silent`: it runs and has not answered for a while; `down`: it has died, and is started again."""
 
 PATIENCE = 60.0
 """Seconds in which a lane must have settled what it holds, or else been read."""
@@ -41,7 +45,7 @@ class LaneStatus(msgspec.Struct, kw_only=True):
     `held` records are read and not settled, since `held_since` (set when `held` leaves 0). `progressed_at`: records were settled for
     good, that is Ack, Release or Discard; a Retry settles nothing. `read_at`: a fetch returned, with records or without.
     `lag_records`, `lag_seconds`: None where the source does not tell. `last_error`: ours (NotConnected), not the function's.
-    `ready` and `reason` are filled in by `judged`.
+    `ready` and `reason` are filled in by `judged`. `worker`: which of the daemon's workers has it; 0: there is only one.
     """
 
     name: str = ""
@@ -61,10 +65,22 @@ class LaneStatus(msgspec.Struct, kw_only=True):
     last_error: str = ""
     ready: bool = True
     reason: str = ""
+    worker: int = 0
+
+
+class PauseStatus(msgspec.Struct, kw_only=True):
+    """Why a mapping is paused: by what or whom, and since when. `until`: when it ends by itself."""
+
+    by: str = ""
+    since: float = 0.0
+    until: float | None = None
 
 
 class MappingStatus(msgspec.Struct, kw_only=True):
-    """One mapping. `source` is the source's identity, `type` its configured kind. `timeout` (the function's) and `window` are seconds."""
+    """One mapping. `source` is the source's identity, `type` its configured kind. `timeout` (the function's) and `window` are seconds.
+
+    `paused`: by what, if it is. Paused, it is ready: nobody wants it to make progress.
+    """
 
     name: str = ""
     id: str = ""
@@ -74,6 +90,7 @@ class MappingStatus(msgspec.Struct, kw_only=True):
     enabled: bool = True
     state: MappingState = "starting"
     last_error: str = ""
+    paused: PauseStatus | None = None
     timeout: float = 3.0
     window: float = 0.0
     counters: MappingCounters = msgspec.field(default_factory=MappingCounters)
@@ -108,6 +125,21 @@ class ProcessStatus(msgspec.Struct, kw_only=True):
     file_limit: int = 0
 
 
+class WorkerStatus(msgspec.Struct, kw_only=True):
+    """One of several workers, by its number from 1. `pid` 0: it has none now. `restarts`: how often it was started again after it had died.
+
+    `started` is when its process was. `reason` says why it is not running ("" while it is); `again_at`: when it is started again.
+    """
+
+    number: int = 0
+    pid: int = 0
+    state: WorkerState = "starting"
+    started: float | None = None
+    restarts: int = 0
+    reason: str = ""
+    again_at: float | None = None
+
+
 class Unready(msgspec.Struct, kw_only=True, frozen=True):
     """One reason why the daemon is not ready: of a lane, of a whole mapping (no `lane`), or of the daemon (neither)."""
 
@@ -123,6 +155,7 @@ class Unready(msgspec.Struct, kw_only=True, frozen=True):
 class DaemonStatus(msgspec.Struct, kw_only=True):
     """The whole daemon. `config` is the file it was started with; `store_error` says why the store cannot be used now ("": it can).
 
+    `workers`: none where one process does all; else `pid` is the supervisor's, and the rest is the sum over them (totals.py).
     `ready` and `reasons` are filled in by `judged`.
     """
 
@@ -138,6 +171,7 @@ class DaemonStatus(msgspec.Struct, kw_only=True):
     functions: list[FunctionStatus] = msgspec.field(default_factory=list)
     journal: JournalStatus = msgspec.field(default_factory=JournalStatus)
     process: ProcessStatus | None = None
+    workers: list[WorkerStatus] = msgspec.field(default_factory=list)
 
 
 def ready(status: DaemonStatus, now: float) -> tuple[bool, list[Unready]]:
@@ -154,7 +188,12 @@ def ready(status: DaemonStatus, now: float) -> tuple[bool, list[Unready]]:
 
 
 def judged(status: DaemonStatus, now: float) -> DaemonStatus:
-    """The same status with `ready`, `reasons` and each lane's `ready` and `reason` filled in; the given one is left as it is."""
+    """The same status with `ready`, `reasons` and each lane's `ready` and `reason` filled in; the given one is left as it is.
+
+    That of several workers has been judged, by each of them for its own lanes.
+    """
+    if status.workers:
+        return status
     verdict, reasons = ready(status, now)
     replace = msgspec.structs.replace
     mappings = []
@@ -206,7 +245,7 @@ def _mapping_reasons(mapping: MappingStatus, now: float) -> Iterator[Unready]:
 
 
 def _judged_here(lane: LaneStatus) -> bool:
-    return lane.state not in ("leaving", "ended", "lost", "elsewhere")
+    return lane.state not in ("leaving", "ended", "lost", "elsewhere", "free")
 
 
 def _head(span: HeadSpan | None, now: float) -> str:

@@ -45,7 +45,8 @@ class Watch:
 
     def _note(self, key: Hashable, mark: Hashable, now: float) -> None:
         found = self._seen.get(key)
-        if found is None or found[0] != mark:
+        # A clock that was set back would keep a lease that nobody renews for as long.
+        if found is None or found[0] != mark or found[1] > now:
             self._seen[key] = (mark, now)
 
     def _since(self, table: str, name: str, what: str, now: float) -> float:

@@ -54,6 +54,15 @@ class KafkaConnector:
         self.traits(options)  # ConfigError now is better than a surprise of a broker later, for who builds options in code
         return await open_source(options, context, self.policy(options, context.mapping))
 
+    def rewound_by(self, options: KafkaOptions, mapping: str) -> str:
+        """See `poller.rewind.KeepsPositions`. What is committed without our metadata is gone on with, with fresh attempts."""
+        server, topics = options.bootstrap_servers[0], " ".join(f"--topic {name}" for name in options.names)
+        return (
+            f"the consumer group keeps its positions. Set them back there, with kafka-consumer-groups.sh --bootstrap-server {server} "
+            f"--group {options.group_of(mapping)} {topics} --reset-offsets --to-earliest --execute (or --to-latest, --to-datetime, "
+            "--to-offset)"
+        )
+
     async def probe(self, options: KafkaOptions, context: Context, timeout: float) -> list[Finding]:
         from connectors.kafka.probe import probe
 

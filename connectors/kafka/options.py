@@ -82,7 +82,10 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     group_instance_id: Annotated[
         str | None,
-        Meta(description="Static membership: a name of this daemon's own, so that its partitions wait for it over a quick restart."),
+        Meta(
+            description="Static membership: a name of this daemon's own, so that its partitions wait for it over a quick restart. Of "
+            "several `workers`, each adds its number."
+        ),
     ] = None
     starting_position: Annotated[Position, Meta(description="Where to begin when the group has no committed offsets.")] = "TRIM_HORIZON"
     starting_position_timestamp: Annotated[
@@ -141,6 +144,10 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def group_of(self, mapping_id: str) -> str:
         """The consumer group."""
         return self.group if self.group is not None else f"poller-{mapping_id}"
+
+    def instance_of(self, worker: int) -> str | None:
+        """The name of a static member; workers of one daemon are members of their own, and would throw each other out under one name."""
+        return f"{self.group_instance_id}-{worker}" if self.group_instance_id is not None and worker else self.group_instance_id
 
     @property
     def encrypted(self) -> Tls | None:

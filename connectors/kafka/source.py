@@ -284,7 +284,7 @@ async def open_source(options: KafkaOptions, context: Context, policy: Block) ->
             client,
             options.group_of(context.mapping.id),
             options.names,
-            instance=options.group_instance_id,
+            instance=options.instance_of(context.worker),
             session_timeout=duration(options.session_timeout),
             drain_limit=duration(options.drain_limit),
             drain=drain,

@@ -1,52 +1,23 @@
-"""The control socket: how the command line asks a running daemon.
-
-One request a connection, then answers until the end, each a line of JSON. The client keeps its side open: closing it ends the command.
-
-    client -> daemon    {"command": "status", "arguments": {}}
-    daemon -> client    {"answer": {...}}   any number of times
-    daemon -> client    {"end": true}  or  {"error": "a sentence"}   exactly once, last
-
-A connection that ends without that last line was broken off. Only the daemon's own user and root are answered.
-"""
+"""The control socket: how the command line asks a running daemon. Only the daemon's own user and root are answered."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
-import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import msgspec
-
+from poller.admin.commands import REQUEST_LIMIT, Command, Commands, converse
 from poller.admin.connections import Connections
-from poller.admin.socket_file import ControlError, connect, listen, listener, peer, remove
-from poller.errors import PollerError
+from poller.admin.socket_file import ControlError, connect, listen, listener, remove
 
 __all__ = ["Command", "Control", "ControlError", "ask", "is_running"]
 
-Command: TypeAlias = Callable[..., AsyncIterator[dict[str, Any]]]
-
-REQUEST_LIMIT = 1024 * 1024
-ANSWER_LIMIT = 64 * 1024 * 1024
-"""The longest lines, in bytes: a replay may name many rows, a status may have many thousand lanes."""
-
-_log = logging.getLogger(__name__)
-
-
-class _Request(msgspec.Struct, forbid_unknown_fields=True):
-    command: str
-    arguments: dict[str, Any] = {}
-
 
 class Control:
-    """The daemon's side: `commands` by name; what a command yields are the answers, a PollerError it raises is the error.
-
-    `uids` may ask; by default the daemon's own user and root. A command is closed as soon as its client has gone.
-    """
+    """The daemon's side: the socket at `path`. See `Commands`."""
 
     def __init__(
         self,
@@ -58,10 +29,7 @@ class Control:
         timeout: float = 10.0,
     ) -> None:
         self.path = path
-        self._commands = dict(commands)
-        self._uids = frozenset((0, os.geteuid()) if uids is None else uids)
-        self._timeout = timeout
-        self._connections = Connections(self._serve, connections)
+        self._connections = Connections(Commands(commands, uids, timeout).serve, connections)
         self._server: asyncio.Server | None = None
         self._made: os.stat_result | None = None
 
@@ -84,124 +52,17 @@ class Control:
         await self._connections.aclose()
         await server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Nothing is buffered on our side, so that drain waits until all has left: what is buffered when the connection ends is lost.
-        writer.transport.set_write_buffer_limits(high=0)
-        if peer(writer.get_extra_info("socket"))[1] not in self._uids:
-            await self._refuse(reader, writer, "only the daemon's own user and root may ask")
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                line = await reader.readline()
-        except ValueError:
-            await self._refuse(reader, writer, f"the request is longer than {REQUEST_LIMIT} bytes")
-            return
-        if line:  # else somebody only looked whether we are here
-            await self._converse(line, reader, writer)
 
-    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
-        async with asyncio.timeout(self._timeout):
-            await _send(writer, _line(error=text))
-            writer.write_eof()
-            await _end_of(reader)  # to close with a request unread would reset the connection, and could take the refusal from the client
-
-    async def _converse(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A command may be silent for hours (`tail`), so that no write would ever tell that its client has gone: watch for that besides.
-        answering = asyncio.create_task(self._answer(line, writer))
-        gone = asyncio.create_task(_end_of(reader))
-        try:
-            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (answering, gone):
-                task.cancel()
-            await asyncio.gather(answering, gone, return_exceptions=True)
-
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
-        async with contextlib.aclosing(self._lines(line)) as lines:
-            async for answer in lines:
-                await _send(writer, answer)
-        writer.write_eof()
-
-    async def _lines(self, line: bytes) -> AsyncGenerator[bytes, None]:
-        try:
-            async with _closing(self._started(line)) as answers:
-                async for answer in answers:
-                    yield _line(answer=answer)
-        except PollerError as error:
-            yield _line(error=str(error))
-        except Exception as error:  # the edge of the server: a command that breaks must say so to its client, and leave the daemon alone
-            _log.exception("a control command failed")
-            yield _line(error=f"the command failed ({type(error).__name__}); see the daemon's log")
-        else:
-            yield _line(end=True)
-
-    def _started(self, line: bytes) -> AsyncIterator[dict[str, Any]]:
-        try:
-            request = msgspec.json.decode(line, type=_Request)
-        except msgspec.MsgspecError as error:
-            raise ControlError(f"this is no request: {error}") from error
-        command = self._commands.get(request.command)
-        if command is None:
-            raise ControlError(f"there is no command {request.command!r}, only {', '.join(sorted(self._commands))}")
-        try:
-            inspect.signature(command).bind(**request.arguments)
-        except TypeError as error:
-            raise ControlError(f"{request.command}: {error}") from error
-        return command(**request.arguments)
-
-
-async def ask(path: Path, command: str, /, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
+async def ask(path: Path, command: str, /, **arguments: Any) -> AsyncGenerator[dict[str, Any]]:
     """The daemon's answers, as they come. Raises ControlError: no daemon, not allowed, its own error, or it ended half-way.
 
     No limit of time: a command may take as long as a replay. Closing the iterator ends the command.
     """
-    reader, writer = await asyncio.open_unix_connection(sock=connect(path), limit=ANSWER_LIMIT)
-    try:
-        await _send(writer, msgspec.json.encode(_Request(command, arguments)) + b"\n")
-        while (line := await reader.readline()).endswith(b"\n"):
-            match msgspec.json.decode(line):
-                case {"answer": dict() as answer}:
-                    yield answer
-                case {"error": str() as text}:
-                    raise ControlError(text)
-                case {"end": True}:
-                    return
-                case _:
-                    raise ControlError(f"the daemon on {path} speaks another language: is it of another version?")
-        raise ControlError(f"the daemon on {path} ended before it had answered in full")
-    except (OSError, ValueError) as error:  # MsgspecError is a ValueError; so is a line that is too long
-        raise ControlError(f"the daemon on {path} broke off its answer: {error}") from error
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    async with aclosing(converse(connect(path), f"the daemon on {path}", command, arguments)) as answers:
+        async for answer in answers:
+            yield answer
 
 
 def is_running(path: Path) -> bool:
     """Whether a daemon listens at `path`, at once and without asking it anything. Raises ControlError if that cannot be found out."""
     return listener(path) is not None
-
-
-@contextlib.asynccontextmanager
-async def _closing(answers: AsyncIterator[dict[str, Any]]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """Closes what was begun, here and now: a command must not run on until it happens to be collected."""
-    try:
-        yield answers
-    finally:
-        aclose = getattr(answers, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-
-async def _end_of(reader: asyncio.StreamReader) -> None:
-    while await reader.read(65536):
-        pass
-
-
-async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
-    writer.write(line)
-    await writer.drain()
-
-
-def _line(**message: Any) -> bytes:
-    return msgspec.json.encode(message) + b"\n"

@@ -13,7 +13,8 @@ from poller.status import DaemonStatus, judged
 
 
 def pages(status: Callable[[], Awaitable[DaemonStatus]], clock: Callable[[], float]) -> dict[str, Page]:
-    """`/livez`: the event loop runs, nothing more; it asks nobody. `/readyz`: 200 or 503, with the reasons as JSON. `/metrics`: Prometheus.
+    """`/livez`: the event loop runs, nothing more; it asks nobody. `/readyz`: 200 or 503, with the reasons as JSON, and what
+    is paused: that is no reason. `/metrics`: Prometheus.
 
     `clock` is epoch seconds.
     """
@@ -23,7 +24,8 @@ def pages(status: Callable[[], Awaitable[DaemonStatus]], clock: Callable[[], flo
 
     async def readyz() -> Answer:
         verdict = judged(await status(), clock())
-        body = msgspec.json.encode({"ready": verdict.ready, "reasons": verdict.reasons})
+        paused = [mapping.name for mapping in verdict.mappings if mapping.paused is not None]
+        body = msgspec.json.encode({"ready": verdict.ready, "reasons": verdict.reasons} | ({"paused": paused} if paused else {}))
         code = HTTPStatus.OK if verdict.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Answer(body + b"\n", code, "application/json")
 

@@ -1,16 +1,29 @@
-"""What a daemon says of itself, gathered from its parts."""
+"""What a daemon says of itself, gathered from its parts; and what its store says of the lanes that others have."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from poller.admin.commands import Command
+from poller.admin.lanes import asked_of
+from poller.admin.rewinding import shown
 from poller.errors import PollerError
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
-from poller.protocols import Visible
-from poller.status import FunctionStatus, HeadSpan, LaneStatus, MappingStatus
+from poller.model import Holding, LaneKey
+from poller.ordered_source import OrderedSource
+from poller.pause import Pause
+from poller.protocols import Source, Store, Visible
+from poller.rewind import Positioned
+from poller.status import FunctionStatus, HeadSpan, LaneStatus, MappingStatus, PauseStatus
+
+if TYPE_CHECKING:
+    from poller.daemon import Daemon
 
 SHOW_SECONDS = 2.0
 """A lane that does not say more about itself in this time is shown without it: `status` must answer while a source hangs."""
@@ -19,7 +32,8 @@ SHOW_SECONDS = 2.0
 async def mapping_status(runner: MappingRunner, kind: str, now: float) -> MappingStatus:
     """One running mapping, its lanes in the order of their names."""
     work = runner.work
-    lanes = [await lane_status(runner.runners[name], now) for name in sorted(runner.runners)]
+    # All at once: were each that hangs waited for in turn, a mapping of many lanes would never be shown.
+    lanes = list(await asyncio.gather(*(lane_status(each, now) for _, each in sorted(runner.runners.items()))))
     return MappingStatus(
         name=work.settings.name,
         id=work.settings.id,
@@ -28,11 +42,16 @@ async def mapping_status(runner: MappingRunner, kind: str, now: float) -> Mappin
         function=work.settings.function,
         state=runner.state,
         last_error=runner.last_error,
+        paused=None if runner.paused is None else pause_status(runner.paused),
         timeout=work.function.settings.timeout,
         window=work.settings.batching.window,
         counters=work.counters,
         lanes=lanes,
     )
+
+
+def pause_status(pause: Pause) -> PauseStatus:
+    return PauseStatus(by=pause.by, since=pause.since, until=pause.until or None)
 
 
 async def lane_status(runner: LaneRunner, now: float) -> LaneStatus:
@@ -53,18 +72,64 @@ async def lane_status(runner: LaneRunner, now: float) -> LaneStatus:
     )
     if isinstance(runner.lane, Visible):
         try:
-            shown = await asyncio.wait_for(runner.lane.show(now), SHOW_SECONDS)
+            told = await asyncio.wait_for(runner.lane.show(now), SHOW_SECONDS)
         except (PollerError, TimeoutError):
             return status
-        status.position, status.owner = shown.position, shown.owner
-        status.lag_records, status.lag_seconds = shown.lag_records, shown.lag_seconds
-        if shown.head is not None:
-            head = shown.head
+        status.position, status.owner = told.position, told.owner
+        status.lag_records, status.lag_seconds = told.lag_records, told.lag_seconds
+        if told.head is not None:
+            head = told.head
             count = len(head.listed) if head.listed is not None else 0
             status.head_span = HeadSpan(
-                first=str(head.first), records=count, attempts=head.attempts, last_error=signs.fault, not_before=head.not_before or None
+                first=told.first or str(head.first),
+                records=count,
+                attempts=head.attempts,
+                last_error=signs.fault,
+                not_before=head.not_before or None,
             )
     return status
+
+
+async def kept_lanes(runner: MappingRunner, store: Store, now: float) -> list[LaneStatus]:
+    """All lanes of a mapping that the store knows of, here or elsewhere, in the order of their names. Raises StoreError."""
+    work, source = runner.work, runner.source
+    held = await store.leases.held(work.settings.id, work.source, now) if work.source else ()
+    holdings = sorted((each for each in held if each.lane), key=lambda each: each.lane)
+    return await asked_of(holdings, lambda holding: _kept_lane(runner, store, holding, source))
+
+
+async def _kept_lane(runner: MappingRunner, store: Store, holding: Holding, source: Source | None) -> LaneStatus:
+    work = runner.work
+    progress = await store.checkpoints.load(LaneKey(work.settings.id, work.source, holding.lane))
+    reader = source.shards.reader(holding.lane) if isinstance(source, OrderedSource) else None
+    try:
+        status = LaneStatus(name=holding.lane, owner=holding.owner, state="elsewhere" if holding.owner else "free")
+        if progress is None:
+            return status
+        status.position = shown(progress, reader) if source is not None else ""  # a bare number could be taken for a position
+        if progress.ended:
+            status.state = "ended"
+        if progress.spans and source is not None:
+            span = min(progress.spans, key=lambda each: each.first)
+            first = reader.shown(span.first) if isinstance(reader, Positioned) else str(span.first)
+            status.head_span = HeadSpan(
+                first=first, records=len(span.listed or ()), attempts=span.attempts, not_before=span.not_before or None
+            )
+        return status
+    finally:
+        if reader is not None:
+            await reader.aclose()
+
+
+def lanes(daemon: Daemon) -> Command:
+    """The control command `lanes`: `kept_lanes` of each mapping, which `status` does not ask the store for."""
+
+    async def lanes() -> AsyncIterator[dict[str, Any]]:
+        for name, running in list(daemon.running.items()):
+            found = await kept_lanes(running.runner, daemon.store, daemon.clock())
+            yield {"mapping": name, "lanes": msgspec.to_builtins(found)}
+
+    return lanes
 
 
 def function_statuses(functions: Iterable[Function]) -> list[FunctionStatus]:

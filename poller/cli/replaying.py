@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from poller import logs
 from poller.admin.control import ask, is_running
+from poller.admin.face import socket_path
 from poller.admin.replaying import Replaying
 from poller.cli.journal import SHORT_ID, opened
 from poller.cli.text import amount, moment, table
 from poller.config import Config, handler_kind
-from poller.daemon import socket_path
 from poller.errors import PollerError
 from poller.functions import Function
 from poller.logs import function_log

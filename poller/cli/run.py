@@ -16,7 +16,8 @@ def run(config_path: Path) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
 
     It stops in order: running functions may finish for `shutdown_grace`; a second signal ends it at once. SIGHUP reloads the
-    configuration: only what changed is restarted, and a bad file is refused whole.
+    configuration: only what changed is restarted, and a bad file is refused whole. With `workers` above 1 the work is done by so many
+    processes, which this one starts, watches and stops.
     """
     from poller.service import serve
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from poller import units
+from poller.config import workers
 from poller.config.functions import Functions
 from poller.config.lines import Lines, TomlPath
 from poller.config.mappings import Mappings
 from poller.config.problems import Problems, closest, dotted, shown
-from poller.config.schema import DEFAULT_LISTEN, DEFAULT_STORE, PollerTable
+from poller.config.schema import DEFAULT_LISTEN, PollerTable
 from poller.config.secrets import Secrets
+from poller.config.stores import Stores
 from poller.config.tables import Tables
 from poller.config.tree import Address, Config, MappingConfig
 from poller.errors import ConfigError
@@ -44,16 +46,22 @@ def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
         if key not in TABLES:
             tables.unknown((key,), TABLES)
     daemon = tables.read(_table(problems, raw, "poller"), PollerTable, ("poller",)) or PollerTable()
-    store_url, state = _store(problems, daemon.store, base)
+    stores = Stores(tables, problems, registry, base)
+    places, state = stores.read(daemon)
     listen = _listen(problems, daemon.listen)
     functions = _functions(problems, raw, Functions(tables, problems, registry, base, environ.get("PATH", "")))
     mappings = _mappings(problems, raw, Mappings(tables, problems, registry, secrets, functions, daemon.defaults))
     grace = units.duration(daemon.shutdown_grace)
-    _warn(problems, functions, grace, store_url)
+    _warn(problems, functions, grace)
+    stores.warn(places, [name for name, each in mappings.items() if registry.connector(each.type).traits(each.options).local])
+    count = workers.count(problems, daemon.workers, {"store": places.store, "leases": places.leases, "journal": places.journal})
+    workers.warn(problems, count, functions, mappings)
     problems.check()
     return Config(
         path=base / path.name,
-        store_url=store_url,
+        store_url=places.store,
+        leases_url=places.leases,
+        journal_url=places.journal,
         state=state,
         listen=listen,
         shutdown_grace=grace,
@@ -62,6 +70,7 @@ def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
         functions=functions,
         mappings=mappings,
         warnings=problems.warnings,
+        workers=count,
     )
 
 
@@ -185,35 +194,6 @@ def _unique_sources(problems: Problems, read: Mapping[str, tuple[MappingConfig, 
         seen.append((name, mapping, traits))
 
 
-def _store(problems: Problems, url: str | None, base: Path) -> tuple[str, Path]:
-    """(URL with an absolute path, folder of the local sources)."""
-    default = base / DEFAULT_STORE
-    if url is None:
-        return f"sqlite://{default}", default.parent
-    scheme, _, place = url.partition(":")
-    if scheme == "memory" and not place:
-        return url, default.parent
-    # sqlite:///absolute, sqlite:relative and sqlite://relative: two slashes more or less are easily forgotten.
-    name = place[2:] if place.startswith("//") else place
-    path = base / name
-    if scheme != "sqlite" or not name:
-        plain_path = ":" not in url and url.endswith((".db", ".sqlite", ".sqlite3"))
-        problems.add(
-            ("poller", "store"),
-            shown(url),
-            f'"sqlite:{DEFAULT_STORE}", "sqlite:///absolute/path", or "memory:"',
-            json.dumps(f"sqlite:{url}") if plain_path else None,
-        )
-    elif path.is_dir() or name.endswith("/"):
-        problems.add(
-            ("poller", "store"),
-            f"{shown(url)}, a folder",
-            "a file; its folder is made when it is missing",
-            json.dumps(f"{url.rstrip('/')}/poller.db"),
-        )
-    return f"sqlite://{path}", path.parent
-
-
 def _listen(problems: Problems, text: str) -> Address:
     match = _LISTEN.fullmatch(text)
     if match is None or int(match["port"]) > 65_535:
@@ -223,7 +203,7 @@ def _listen(problems: Problems, text: str) -> Address:
     return Address(match["six"] or match["host"], int(match["port"]))
 
 
-def _warn(problems: Problems, functions: Mapping[str, FunctionSettings], grace: float, store_url: str) -> None:
+def _warn(problems: Problems, functions: Mapping[str, FunctionSettings], grace: float) -> None:
     for name, function in functions.items():
         if function.timeout > grace:
             problems.warn(
@@ -231,5 +211,3 @@ def _warn(problems: Problems, functions: Mapping[str, FunctionSettings], grace: 
                 f"the timeout {units.show_duration(function.timeout)} is longer than [poller] shutdown_grace "
                 f"{units.show_duration(grace)}: a stop may end an invocation that would have succeeded, which then runs again",
             )
-    if store_url == "memory:":
-        problems.warn(("poller", "store"), "memory: keeps checkpoints and failures only as long as the process runs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from poller import units
@@ -18,6 +18,7 @@ from poller.config.tree import MappingConfig, digest
 from poller.errors import ConfigError, PluginError
 from poller.registry import CONNECTORS, Registry
 from poller.settings import Backoff, Batching, FailureSettings, FilterSettings, FunctionSettings, MappingSettings, Traits
+from poller.windows import MAXIMUM_STATE_BYTES
 
 SAFE_RETRIES = 10
 
@@ -60,7 +61,7 @@ class Mappings:
         self._warn(case, path)
         settings = _settings(name, case, self.functions.get(table.function), filters)
         made = digest(settings, source.type, source.options, table.enabled)
-        return MappingConfig(settings, source.type, source.options, table.enabled, made), source.traits
+        return MappingConfig(settings, source.type, source.options, table.enabled, made, source.traits.kind == "queue"), source.traits
 
     def _source(self, raw: Mapping[str, Any], path: TomlPath) -> SourceConfig | None:
         kind = raw.get("type")
@@ -128,7 +129,7 @@ def _settings(name: str, case: Case, function: FunctionSettings | None, filters:
         id=table.id or name,
         name=name,
         function=table.function,
-        batching=Batching(size=case.size, window=case.window),
+        batching=_batching(case),
         failure=FailureSettings(
             maximum_retry_attempts=_retries(case),
             maximum_record_age=units.duration(age) if isinstance(age, str) else None,
@@ -141,7 +142,14 @@ def _settings(name: str, case: Case, function: FunctionSettings | None, filters:
         width=width,
         safe=case.safe,
         filters=filters,
+        tumbling_window=round(case.tumbling),
     )
+
+
+def _batching(case: Case) -> Batching:
+    batching = Batching(size=case.size, window=case.window)
+    # The state goes with every batch, and must find room in its event.
+    return replace(batching, maximum_bytes=batching.maximum_bytes - MAXIMUM_STATE_BYTES) if case.tumbling else batching
 
 
 def _backoff(table: BackoffTable | None) -> Backoff:

@@ -17,6 +17,7 @@ from poller.settings import Traits
 MAXIMUM_BATCH_SIZE = 10_000
 MAXIMUM_BATCHING_WINDOW = 300.0
 MAXIMUM_FIFO_BATCH_SIZE = 10
+MAXIMUM_TUMBLING_WINDOW = 900.0
 
 
 class Breach(NamedTuple):
@@ -46,12 +47,17 @@ class Case:
         return units.duration(self.table.maximum_batching_window)
 
     @property
+    def tumbling(self) -> float:
+        """Seconds; 0: none."""
+        return 0.0 if self.table.tumbling_window is None else units.duration(self.table.tumbling_window)
+
+    @property
     def size(self) -> int:
         return self.table.batch_size or self.traits.default_batch_size
 
 
 # Of a source that could not be read: allows whatever some source allows, so that no breach is reported that is none.
-UNREAD = Traits(kind="stream", default_batch_size=1)
+UNREAD = Traits(kind="stream", default_batch_size=1, tumbling=True)
 
 Rule = Callable[[Case], Iterator[Breach]]
 
@@ -63,6 +69,7 @@ _KINDS: dict[str, tuple[Literal["queue", "stream"], str]] = {
     "bisect_batch_on_function_error": ("stream", f"{_REPORT}: a queue gives back single messages"),
     "maximum_record_age": ("stream", "the queue's own retention, or maximum_receive_count"),
     "parallelization_factor": ("stream", "maximum_concurrency"),
+    "tumbling_window": ("stream", "no tumbling window"),
     "maximum_concurrency": ("queue", "parallelization_factor, or the function's concurrency"),
     "maximum_receive_count": ("queue", "maximum_retry_attempts"),
 }
@@ -70,7 +77,7 @@ _KINDS: dict[str, tuple[Literal["queue", "stream"], str]] = {
 
 def breaches(case: Case) -> Iterator[Breach]:
     """Everything that the case breaks."""
-    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, age_rule, backoff_rule)
+    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, tumbling_rule, age_rule, backoff_rule)
     for rule in rules if case.safe else (*rules, aws_batching_rule, aws_age_rule, aws_range_rule):
         yield from rule(case)
 
@@ -98,6 +105,20 @@ def window_rule(case: Case) -> Iterator[Breach]:
     else:
         what = "for a FIFO queue" if case.traits.fifo else f'for the source type "{case.type}"'
         yield Breach("maximum_batching_window", found, f"no window {what}")
+
+
+def tumbling_rule(case: Case) -> Iterator[Breach]:
+    written, factor = case.table.tumbling_window, case.table.parallelization_factor
+    if written is None or case.traits.kind != "stream":
+        return
+    if not case.traits.tumbling:
+        yield Breach("tumbling_window", shown(written), f'no tumbling window for the source type "{case.type}"')
+    elif not (case.tumbling.is_integer() and case.tumbling <= MAXIMUM_TUMBLING_WINDOW):
+        meant = f'"{min(max(1, round(case.tumbling)), round(MAXIMUM_TUMBLING_WINDOW))}s"'
+        yield Breach("tumbling_window", shown(written), 'whole seconds from "0s" (none) to "900s"', meant)
+    elif case.tumbling and factor is not None and factor > 1:
+        found = f"{factor} with a tumbling_window"
+        yield Breach("parallelization_factor", found, "1 with a tumbling_window: its state goes from batch to batch")
 
 
 def age_rule(case: Case) -> Iterator[Breach]:

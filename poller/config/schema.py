@@ -22,10 +22,23 @@ class PollerTable(Struct, frozen=True, kw_only=True):
     store: Annotated[
         str | None,
         Meta(
-            description="Where checkpoints, leases and the journal live: `sqlite:` and a path (relative to this file), or `memory:`, which "
-            "forgets everything when the process ends. Local sources keep their data in the same folder.",
+            description="Where checkpoints, leases and the journal live: `sqlite:` and a path (relative to this file); a "
+            "`postgresql://` URL, for a fleet; or `memory:`, which forgets everything when the process ends. May be a reference: "
+            "`env:NAME`, `file:/path`. Local sources keep their data in the folder of the file, or in `.poller` beside this one.",
             extra={"default": f"`sqlite:{DEFAULT_STORE}`"},
         ),
+    ] = None
+    leases: Annotated[
+        str | None,
+        Meta(
+            description="Where checkpoints and leases live, if not in the store: a URL as for `store`, or `dynamodb://TABLE`, a table of "
+            "the Kinesis Client Library.",
+            extra={"default": "the store"},
+        ),
+    ] = None
+    journal: Annotated[
+        str | None,
+        Meta(description="Where failures are kept, if not in the store: a URL as for `store`.", extra={"default": "the store"}),
     ] = None
     listen: Annotated[str, Meta(description="Host and port of health and metrics.")] = DEFAULT_LISTEN
     defaults: Annotated[
@@ -42,6 +55,13 @@ class PollerTable(Struct, frozen=True, kw_only=True):
             extra={"unit": "duration"},
         ),
     ] = "25s"
+    workers: Annotated[
+        Positive | Literal["auto"],
+        Meta(
+            description="How many processes do the work, each on a core of its own; `auto`: the CPUs that this process may use. Limits are "
+            "those of all together."
+        ),
+    ] = 1
     log: Annotated[Literal["auto", "text", "json"], Meta(description="The form of log lines; `auto` is text at a terminal, else JSON.")] = (
         "auto"
     )
@@ -184,6 +204,14 @@ class MappingTable(Struct, frozen=True, kw_only=True):
     parallelization_factor: Annotated[
         Positive | None,
         Meta(description="Streams: batches at once in a shard or partition; records of one key stay in order.", extra={"default": "1"}),
+    ] = None
+    tumbling_window: Annotated[
+        str | None,
+        Meta(
+            description="Streams of Kinesis's and DynamoDB's kind: how long a tumbling window is, whole seconds up to 900 s. Each batch is "
+            "given the state of its window, and every response must have a `state`; `0s` is none.",
+            extra={"unit": "duration", "default": "none"},
+        ),
     ] = None
     maximum_concurrency: Annotated[
         Positive | None,

@@ -31,6 +31,7 @@ class MappingConfig:
 
     `digest` changes when the mapping must restart: it covers settings, source, secrets and `enabled`, and not the function, which is
     compared for itself (`FunctionSettings` are equal or not). It is kept out of the repr because it is made from secrets too.
+    `queue`: the source is one, so that the mapping's width is one limit for all workers; else each lane has it for itself.
     """
 
     settings: MappingSettings
@@ -38,17 +39,20 @@ class MappingConfig:
     options: Any
     enabled: bool = True
     digest: str = field(default="", repr=False)
+    queue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole file. `path` is the file, `state` the folder of the store, where local sources keep their data.
+    """A whole file. `path` is the file, `state` the folder of the store, or one beside the file, where local sources keep their data.
 
-    `store_url` is `sqlite://` and an absolute path, or `memory:`. `warnings` are lines for a person, in the order of the file.
+    `store_url` is `sqlite://` and an absolute path, `memory:`, or what another kind of store understands; `leases_url` and `journal_url`
+    too, or "": in the store. They may hold passwords, and are kept out of the repr. `warnings` are lines for a person, in the order of the
+    file. `workers`: how many processes do the work.
     """
 
     path: Path
-    store_url: str
+    store_url: str = field(repr=False)
     state: Path
     listen: Address
     shutdown_grace: float
@@ -57,6 +61,9 @@ class Config:
     functions: dict[str, FunctionSettings]
     mappings: dict[str, MappingConfig]
     warnings: tuple[str, ...] = ()
+    workers: int = 1
+    leases_url: str = field(default="", repr=False)
+    journal_url: str = field(default="", repr=False)
 
     @property
     def base(self) -> Path:

@@ -17,13 +17,14 @@ from random import Random
 
 import msgspec
 
+from poller.admin.tasks import tasks
 from poller.config import Config, load
 from poller.daemon import Daemon, open_configured_store
 from poller.errors import PollerError
 from poller.logs import setup
 from poller.model import Entry, Fault, LaneKey, Lease, Row, RowState, Selection
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Journal, Leases, Store
+from poller.protocols import Checkpoints, Journal, Leases, States, Store
 from poller.registry import Registry
 
 
@@ -70,6 +71,7 @@ class DoomedStore:
         self.checkpoints: Checkpoints = self
         self.journal: Journal = self
         self.leases: Leases = store.leases
+        self.states: States = store.states
         self._opened: set[LaneKey] = set()
         self._counted: set[tuple[int, int, int, int]] = set()
         self._kept = False
@@ -90,6 +92,9 @@ class DoomedStore:
         self._pass("settled", settling)
         self._opened.add(lease.key)
         self._counted |= attempts
+
+    async def forget(self, lease: Lease) -> None:
+        await self._store.checkpoints.forget(lease)
 
     def _pass(self, point: str, there: bool) -> None:
         if there:
@@ -125,6 +130,7 @@ async def run(config: Config, registry: Registry, options: Options) -> None:
         return DoomedStore(await open_configured_store(config), doom)
 
     daemon = Daemon(config, registry, os.environ, random=Random(options.seed or None), open_store=open_store)
+    daemon.commands |= tasks(daemon)
     if options.owner:
         daemon.owner = options.owner
 

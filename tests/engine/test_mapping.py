@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from poller.errors import HandlerError, LaneEnded, NotConnected, PollerError, SourceError, StoreUnavailable
+from poller.errors import HandlerError, LaneEnded, NotConnected, PollerError, SourceError, SourceReplaced, StoreUnavailable
 from poller.mapping import MappingRunner
 from poller.model import Action, Batch, Fetched
 from poller.policy import Redeliver
 from poller.protocols import Format, Lane, Source
+from poller.testing.clock import run_virtually
 from poller.testing.fakes import FORMAT, FakeQueueLane, FakeQueueSource, Gate
 from tests.engine.scenes import DONE, KEY, Queue, Scene, Script, Stream, at, now, redeliver, source_of, taking, virtually, wall
 
@@ -305,6 +306,36 @@ async def test_a_source_that_fails_unexpectedly_is_opened_anew() -> None:
     assert (len(playing.source.opened), queue.deleted, playing.mapping.state) == (2, ["m1"], "running")
 
 
+@pytest.mark.parametrize("error", [KeyError("a bug of the source"), SourceReplaced("it was made again")])
+def test_a_source_that_fails_while_lanes_run_is_opened_anew_once_they_are_left(error: Exception) -> None:
+    """What runs then has its time; what was not begun is read again."""
+
+    class Failing(QueueSource):
+        async def lanes(self) -> AsyncIterator[Lane]:
+            async for lane in super().lanes():
+                yield lane
+            if len(self.opened) == 1:
+                await asyncio.sleep(5)
+                raise error
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        script, queue = taking(10), Queue()
+        queue.put("m1")
+        scene = Scene(script)
+        playing = Playing(scene, Failing(queue, scene))
+        await at(9)
+        assert (len(playing.source.opened), playing.mapping.last_error) == (1, str(error))
+        await at(12)
+        queue.put("m2")
+        await at(25)
+        assert (len(playing.source.opened), queue.deleted, playing.mapping.state) == (2, ["m1", "m2"], "running")
+        assert playing.mapping.last_error == ""
+        await playing.stopped()
+
+    run_virtually(main())
+
+
 @virtually
 async def test_a_stream_that_fails_unexpectedly_loses_nothing() -> None:
     """Between a fetch and its strands: what was fetched is read again from the last save."""
@@ -314,10 +345,10 @@ async def test_a_stream_that_fails_unexpectedly_loses_nothing() -> None:
 
     async def opened() -> Source:
         source = source_of(scene, stream)
-        take = source._open
+        take = source._open_one
 
-        async def stumbling(name: str) -> object:
-            lane = await take(name)
+        async def stumbling(name: str, ask: bool) -> object:
+            lane = await take(name, ask)
             if lane is not None and failures:
                 fetch = lane.fetch
 
@@ -330,7 +361,7 @@ async def test_a_stream_that_fails_unexpectedly_loses_nothing() -> None:
                 lane.fetch = fetch_and_stumble  # type: ignore[method-assign]
             return lane
 
-        source._open = stumbling  # type: ignore[method-assign, assignment]
+        source._open_one = stumbling  # type: ignore[method-assign, assignment]
         return source
 
     mapping = MappingRunner(scene.work(source_of(scene, stream).policy), opened)

@@ -15,8 +15,9 @@ import pytest
 from connectors.local import QueueConnector, QueueOptions
 from poller.config import Config, load
 from poller.daemon import Daemon
-from poller.errors import NotConnected
-from poller.protocols import Source
+from poller.errors import ConfigError, NotConnected
+from poller.model import Shown
+from poller.protocols import Lane, Source
 from poller.registry import EntryPoint, Registry, installed
 from poller.settings import Context
 
@@ -153,3 +154,69 @@ async def test_a_stop_ends_the_start(configured: Callable[..., Config]) -> None:
         await away.asked.wait()
         daemon.stop()
         await task
+
+
+async def test_a_source_that_cannot_be_opened_as_it_is_configured_is_a_failure_that_shows(configured: Callable[..., Config]) -> None:
+    class Refused(QueueConnector):
+        async def open(self, options: QueueOptions, context: Context) -> Source:
+            raise ConfigError("the queue has no such option; take it away")
+
+    async with running(configured(mapping("a")), instead_of_queues(Refused())) as daemon:
+        reasons = [str(reason) for reason in (await daemon.status()).reasons]
+        assert reasons == ["a: failed; the queue has no such option; take it away"]
+
+
+# --- changes while it is asked ----------------------------------------------------------------------------------------------------------
+
+
+class Silent(QueueConnector):
+    """A queue whose lanes say no more about themselves before `told` is set. `asked` is set when they are asked."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = asyncio.Event(), asyncio.Event()
+
+    async def open(self, options: QueueOptions, context: Context) -> Source:
+        source = await super().open(options, context)
+        lanes = source.lanes
+
+        async def silent() -> AsyncIterator[Lane]:
+            async for lane in lanes():
+                lane.show = self._show  # type: ignore[attr-defined]
+                yield lane
+
+        source.lanes = silent  # type: ignore[method-assign]
+        return source
+
+    async def _show(self, now: float) -> Shown:
+        self.asked.set()
+        await self.told.wait()
+        return Shown()
+
+
+async def test_a_status_that_is_asked_for_during_a_reload_is_answered(configured: Callable[..., Config]) -> None:
+    silent = Silent()
+    async with running(configured(mapping("a"), mapping("b")), instead_of_queues(silent)) as daemon:
+        for running_ in daemon.running.values():
+            async with asyncio.timeout(30):
+                while not running_.runner.runners:
+                    await asyncio.sleep(0)
+        asking = asyncio.create_task(daemon.status())
+        await silent.asked.wait()
+        await daemon.adopt(configured(mapping("b"), mapping("c")))
+        silent.told.set()
+        status = await asking
+        assert sorted(each.name for each in status.mappings) == ["a", "b", "c"]
+
+
+async def test_a_reload_whose_client_has_gone_is_done_to_its_end(configured: Callable[..., Config]) -> None:
+    silent = Silent()
+    async with running(configured(mapping("a")), instead_of_queues(silent)) as daemon:
+        first = daemon.running["a"].task
+        adopting = asyncio.create_task(daemon.adopt(configured(mapping("a") + "batch_size = 3\n")))
+        await asyncio.sleep(0)
+        adopting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await adopting
+        again = daemon.running["a"]
+        assert first.done() and not first.cancelled() and not again.task.done()
+        assert again.config.settings.batching.size == 3

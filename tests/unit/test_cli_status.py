@@ -22,7 +22,7 @@ from poller.probe import probe
 from poller.protocols import Event, Handler, Policy, Source
 from poller.registry import CONNECTORS, EntryPoint, Registry
 from poller.settings import Context, Finding, FunctionLog, FunctionSettings, MappingSettings, Traits
-from poller.status import DaemonStatus, FunctionStatus, HeadSpan, JournalStatus, LaneStatus, MappingStatus, Unready
+from poller.status import DaemonStatus, FunctionStatus, HeadSpan, JournalStatus, LaneStatus, MappingStatus, PauseStatus, Unready
 
 # --- the page -------------------------------------------------------------------------------------------------------------------------
 
@@ -55,11 +55,59 @@ def test_the_page_shows_what_is_wrong_and_what_is_done() -> None:
     assert "    orders/shard-0: has settled none" in lines
     assert ["orders", "running", "bill", "12,345", "0", "12,000", "120", "130", "140", "9", "9", "1", "4"] in words
     assert any(line.startswith("mails") and "disabled" in line for line in lines)
-    (lane,) = [line for line in lines if line.startswith("orders/shard-0")]
-    assert lane.split()[:7] == ["orders/shard-0", "running", "120", "100", "0", "5,000", "2h"]
-    assert lane.endswith("49580  3 from 49590, 4 attempts, again in 12s: KeyError: 'total'")
+    (place,) = [number for number, line in enumerate(lines) if line.startswith("shard-0")]
+    assert lines[place - 1].split()[:3] == ["orders/", "STATE", "HELD"], "one worker, and all is here: no owner is shown"
+    assert lines[place].split() == ["shard-0", "running", "120", "100", "0", "5,000", "2h", "49580"]
+    assert lines[place + 1] == "    under retry: 3 from 49590, 4 attempts, again in 12s: KeyError: 'total'"
     assert ["bill", "8", "3", "1", "4"] in words
     assert lines[-1] == "journal: 4 kept, 0 in replay, 0 replayed, 0 dropped"
+
+
+def test_a_pause_what_expired_and_rebalances_are_not_overlooked() -> None:
+    shown = status()
+    orders = shown.mappings[0]
+    orders.state, orders.paused = "paused", PauseStatus(by="ann on host", since=990.0)
+    orders.counters.tally.expired, orders.counters.tally.rebalances = 1200, 1
+    lines = page(shown, 1000.0).splitlines()
+    (pause,) = [line for line in lines if "ann on host" in line]
+    assert pause.startswith("    orders: paused by ann on host, since ") and pause.endswith("poller resume orders")
+    assert "    orders: 1,200 removed by the source's retention before they were read" in lines
+    assert "    orders: 1 rebalance" in lines
+
+
+SEQUENCE = "49590338271490256608559692538361571095921575989136588898"
+
+
+def test_lanes_of_others_show_their_owner_and_all_fits_a_terminal() -> None:
+    shown = status()
+    here = shown.mappings[0].lanes[0]
+    here.name, here.position = "shardId-000000000000", SEQUENCE
+    there = LaneStatus(name="shardId-000000000001", state="elsewhere", owner="host-7", position="70")
+    old = LaneStatus(name="shardId-000000000002", state="ended", position="ended")
+    free = LaneStatus(name="shardId-000000000003", state="free", owner="", position="AT_TIMESTAMP 1000.5")
+    shown.mappings[0].lanes = [here, there, old, free]
+    lines = page(shown, 1000.0).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("orders/"))
+    table = lines[start : start + 6]
+    assert max(map(len, table)) <= 100
+    assert table[0].split()[:3] == ["orders/", "OWNER", "STATE"]
+    assert table[1].endswith(" 49590338...136588898"), "its ends tell it from others"
+    assert table[3].split()[:3] == ["shardId-000000000001", "host-7", "elsewhere"]
+    assert table[4].split()[:2] == ["shardId-000000000003", "free"]
+    assert table[5] == "    and 1 lane more: --lanes", "what has ended"
+    every = page(shown, 1000.0, all_lanes=True)
+    assert SEQUENCE in every and "shardId-000000000002" in every
+
+
+def test_of_many_lanes_those_are_shown_that_someone_should_look_at() -> None:
+    shown = status()
+    bad = LaneStatus(name="shard-777", ready=False, reason="stuck")
+    late = LaneStatus(name="shard-776", lag_seconds=9000.0)
+    shown.mappings[0].lanes = [LaneStatus(name=f"shard-{n:03}") for n in range(775)] + [late, bad, *shown.mappings[0].lanes]
+    lines = page(shown, 1000.0).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("orders/"))
+    assert [line.split()[0] for line in lines[start + 1 : start + 5]] == ["shard-777", "shard-0", "under", "shard-776"]
+    assert "    and 758 lanes more: --lanes" in lines
 
 
 def test_an_error_of_a_source_cannot_steer_the_terminal() -> None:
