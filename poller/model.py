@@ -105,14 +105,17 @@ class Call(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Every record was handled."""
+    """Every record was handled. `state`: what a function with a tumbling window returned, as JSON text; None without one."""
+
+    state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The function named these records as failed: indices into the batch, ascending, without repeats, at least one."""
+    """The function named these records as failed: indices into the batch, ascending, without repeats, at least one. `state`: as in Done."""
 
     indices: tuple[int, ...]
+    state: bytes | None = None
 
 
 Outcome: TypeAlias = Done | Partial | Fault | Busy
@@ -141,9 +144,10 @@ class Failure:
 
 
 class Ack(msgspec.Struct, frozen=True):
-    """These records are done."""
+    """These records are done. `state`: of their tumbling window, these records included; None without one."""
 
     records: Sequence[Record]
+    state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,29 @@ class Span:
     def holds(self, token: int) -> bool:
         """Whether the record at `token`, known to be of this strand, is under retry."""
         return self.first <= token <= self.last and (self.listed is None or token in self.listed)
+
+
+Closing: TypeAlias = Literal["", "over", "early"]
+"""Whether a window is open; it has ended; or it ends before its time, because its state is too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A tumbling window of a lane, from `start` up to `end`: epoch seconds.
+
+    `first`: the token of its first record. `state`: the number that its state has in `States`; 0: nothing was returned yet, it is `{}`.
+    Unless `closing` is "", no record joins it any more, and its final invocation is due, of which `attempts`, `running` and `not_before`
+    say what they say of a span.
+    """
+
+    start: int
+    end: int
+    first: int
+    state: int = 0
+    closing: Closing = ""
+    attempts: int = 0
+    running: bool = False
+    not_before: float = 0.0
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -301,14 +328,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """Who has a lane: `owner` while the lease is valid, and who asked for it (`Leases.claim`); "" for nobody."""
+
+    lane: str
+    owner: str = ""
+    wanted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
-    """What a lane tells of itself for `status`. `position` is for a person; `head`: the first span under retry. None: not known."""
+    """What a lane tells of itself for `status`. `position` and `first` are for a person; `head`: the first span under retry, which begins
+    at `first`. None: not known."""
 
     position: str = ""
     owner: str = ""
     head: Span | None = None
     lag_records: int | None = None
     lag_seconds: float | None = None
+    first: str = ""
 
 
 Identifier: TypeAlias = Hashable

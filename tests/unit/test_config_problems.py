@@ -45,7 +45,7 @@ def complain(folder: Path) -> Complain:
 KEYS = (
     "batch_size, bisect_batch_on_function_error, defaults, enabled, filters, function, function_response_types, id, log_filtered, "
     "maximum_batching_window, maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, "
-    "parallelization_factor, retry_backoff, source"
+    "parallelization_factor, retry_backoff, source, tumbling_window"
 )
 
 BAD_KEYS = [
@@ -58,7 +58,7 @@ BAD_KEYS = [
     ("filters = [1]", ".filters.0] found 1; allowed a string or a table"),
     ("log_filtered = 0", ".log_filtered] found 0; allowed a whole number, at least 1"),
     ('on_failure = ["s3://x"]', f".on_failure] found an unknown key; allowed {KEYS}"),
-    ("tumbling_window = 1", f".tumbling_window] found an unknown key; allowed {KEYS}"),
+    ("window = 1", f".window] found an unknown key; allowed {KEYS}"),
     ("batch_size = 0", ".batch_size] found 0; allowed a whole number, at least 1"),
     ("batch_size = true", ".batch_size] found true; allowed a whole number, at least 1"),
     ('batch_size = "10"', '.batch_size] found "10"; allowed a whole number, at least 1; did you mean 10?'),
@@ -112,6 +112,10 @@ BAD_STREAM_KEYS = [
         '.maximum_record_age] found 3600, a number without a unit; allowed a duration such as "30s" or -1; did you mean "1h"?',
     ),
     ('maximum_record_age = "-1"', '.maximum_record_age] found "-1"; allowed a duration such as "30s" or -1; did you mean -1?'),
+    (
+        "tumbling_window = 60",
+        '.tumbling_window] found 60, a number without a unit; allowed a duration such as "30s"; did you mean "1m"?',
+    ),
     ('maximum_record_age = "0s"', '.maximum_record_age] found "0s"; allowed more than nothing, or -1 for any age'),
     ("maximum_record_age = true", '.maximum_record_age] found true; allowed a duration such as "30s" or -1'),
 ]
@@ -291,9 +295,21 @@ def test_a_bad_source(complain: Complain, lines: str, line: int, sentence: str) 
 
 
 BAD_DAEMON = [
-    ('Log = "json"', 'Log] found an unknown key; allowed defaults, listen, log, log_level, shutdown_grace, store; did you mean "log"?'),
+    (
+        'Log = "json"',
+        'Log] found an unknown key; allowed defaults, journal, leases, listen, log, log_level, shutdown_grace, store, workers; did you mean "log"?',  # noqa: E501
+    ),
     ('log = "xml"', 'log] found "xml"; allowed "auto" or "text" or "json"'),
-    ("workers = 2", "workers] found an unknown key; allowed defaults, listen, log, log_level, shutdown_grace, store"),
+    (
+        "processes = 2",
+        "processes] found an unknown key; allowed defaults, journal, leases, listen, log, log_level, shutdown_grace, store, workers",
+    ),
+    ("workers = 0", 'workers] found 0; allowed a whole number, at least 1 or "auto"'),
+    ('workers = "2"', 'workers] found "2"; allowed a whole number, at least 1 or "auto"'),
+    (
+        'workers = 2\nstore = "memory:"',
+        'workers] found 2 workers with store = "memory:", which each of them would have for itself; allowed one worker, or a store in a file',  # noqa: E501
+    ),
     ("shutdown_grace = 25", 'shutdown_grace] found 25, a number without a unit; allowed a duration such as "30s"; did you mean "25s"?'),
     (
         'listen = "8780"',
@@ -302,9 +318,22 @@ BAD_DAEMON = [
     ('listen = "host:99999"', 'listen] found "host:99999"; allowed host:port, such as "127.0.0.1:8780" or "[::1]:8780"'),
     (
         'store = "p.db"',
-        'store] found "p.db"; allowed "sqlite:.poller/poller.db", "sqlite:///absolute/path", or "memory:"; did you mean "sqlite:p.db"?',
+        'store] found "p.db"; allowed "sqlite:.poller/poller.db", "sqlite:///absolute/path", "memory:", or a URL of fleet; did you mean "sqlite:p.db"?',  # noqa: E501
     ),
-    ('store = "redis://x"', 'store] found "redis://x"; allowed "sqlite:.poller/poller.db", "sqlite:///absolute/path", or "memory:"'),
+    (
+        'store = "redis://x"',
+        'store] found "redis://x"; allowed "sqlite:.poller/poller.db", "sqlite:///absolute/path", "memory:", or a URL of fleet',
+    ),
+    (
+        'leases = "mysql://poller:hunter2@db/poller?password=hunter2"',
+        'leases] found "mysql://poller:***@db/poller?password=***"; allowed "sqlite:.poller/poller.db", "sqlite:///absolute/path", "memory:", '  # noqa: E501
+        "or a URL of fleet",
+    ),
+    (
+        'journal = "env:NOWHERE"',
+        'journal] found "env:NOWHERE", but the environment variable NOWHERE is not set; '
+        'allowed a variable that is set, or "literal:env:NOWHERE" for this very text',
+    ),
     (
         'store = "sqlite:pkg"',
         'store] found "sqlite:pkg", a folder; allowed a file; its folder is made when it is missing; did you mean "sqlite:pkg/poller.db"?',
@@ -450,7 +479,7 @@ JUNK = st.sampled_from(
         '"env:EMPTY"',
     ]
 )
-DAEMON_KEYS = ["store", "listen", "defaults", "shutdown_grace", "log", "log_level", "x"]
+DAEMON_KEYS = ["store", "leases", "journal", "listen", "defaults", "shutdown_grace", "log", "log_level", "workers", "x"]
 FUNCTION_KEYS = ["handler", "code", "timeout", "memory", "concurrency", "environment", "inline", "python", "type", "options", "x"]
 MAPPING_KEYS = [*KEYS.split(", "), "x"]
 
