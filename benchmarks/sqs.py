@@ -7,16 +7,13 @@ extend what it holds, retry, or look at the answer's content type.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks import function
-from benchmarks.comparison import ROOT, Comparison, Limit, Reading, Side
+from benchmarks.canned import canned
+from benchmarks.comparison import Comparison, Limit, Reading, Side
 from benchmarks.mapping import polled
 from benchmarks.sqs_server import ARN
 from benchmarks.usage import until
@@ -30,26 +27,11 @@ HIDDEN = 30
 """Seconds; the canned queue's visibility timeout."""
 
 
-@asynccontextmanager
-async def canned(messages: int) -> AsyncIterator[str]:
-    """The URL of a server, in a process of its own, that gives out so many messages."""
-    # No account's: the server looks at no signature, but the client wants to make one.
-    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_EC2_METADATA_DISABLED="true")
-    command = [sys.executable, "-m", "benchmarks.sqs_server", "--messages", str(messages)]
-    server = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-    assert server.stdout is not None
-    try:
-        yield (await server.stdout.readline()).decode().strip()
-    finally:
-        server.kill()
-        await server.wait()
-
-
 async def ours(messages: int) -> Reading:
     """CPU a message through the connector and the engine."""
     with tempfile.TemporaryDirectory() as folder:
         # More than is measured: a queue that runs dry is another matter.
-        async with canned(2 * messages) as url:
+        async with canned("sqs_server", messages=2 * messages) as url:
             options = SqsOptions(queue="canned", region=REGION, endpoint=url, wait_time="1s")
             return await polled(
                 SqsConnector(), options, "queue", Path(folder), messages, lambda counters: counters.deleted, size=TEN, width=POLLERS
@@ -61,7 +43,7 @@ async def bare(messages: int) -> Reading:
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
 
-    async with canned(2 * messages) as url:
+    async with canned("sqs_server", messages=2 * messages) as url:
         config = AioConfig(max_pool_connections=2 * POLLERS)
         async with AioSession().create_client("sqs", region_name=REGION, endpoint_url=url, config=config) as client:
             loop = _Loop(client, (await client.get_queue_url(QueueName="canned"))["QueueUrl"])

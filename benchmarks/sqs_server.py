@@ -15,6 +15,8 @@ import json
 from itertools import count
 from typing import Any
 
+from benchmarks.canned import serve
+
 ARN = "arn:aws:sqs:us-east-1:123456789012:canned"
 TEN = 10
 
@@ -71,22 +73,6 @@ class Server:
     def _all(parameters: dict[str, Any]) -> bytes:
         return json.dumps({"Successful": [{"Id": entry["Id"]} for entry in parameters["Entries"]], "Failed": []}).encode()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = writer.get_extra_info("sockname")[:2]
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:-2])
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                action = head.partition(b"AmazonSQS.")[2].partition(b"\r\n")[0].decode()
-                answer = await self.answer(action, json.loads(body), f"http://{host}:{port}")
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: %d\r\n\r\n" % len(answer))
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,10 +80,7 @@ async def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=200, help="bytes of a body, at least 30")
     arguments = parser.parse_args()
-    server = Server(arguments.messages, arguments.size)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", arguments.port)
-    print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", flush=True)
-    await listening.serve_forever()
+    await serve(Server(arguments.messages, arguments.size).answer, "1.0", arguments.port)
 
 
 if __name__ == "__main__":

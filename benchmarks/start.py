@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+from benchmarks.canned import canned
 from benchmarks.comparison import ROOT, Comparison, Limit, Reading, Side
-from benchmarks.sqs import REGION, canned
+from benchmarks.daemon import PROGRAM, daemon, free_port
+from benchmarks.sqs import REGION
+from benchmarks.usage import resident
 
-PROGRAM = (sys.executable, "-m", "poller")
-READY_SECONDS = 30.0
 IDLE_SECONDS = 3.0
 """So long after it is ready, or connected, a process is measured."""
 
@@ -53,9 +50,7 @@ source = {{ type = "sqs", queue = "canned", region = "{region}", endpoint = "{en
 
 
 def _configuration(folder: str, endpoint: str) -> tuple[Path, int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    file = Path(folder) / "poller.toml"
+    port, file = free_port(), Path(folder) / "poller.toml"
     file.write_text(CONFIG.format(port=port, code=Path(__file__).parent, region=REGION, endpoint=endpoint))
     return file, port
 
@@ -87,35 +82,9 @@ def python() -> Reading:
 
 async def idle(folder: str) -> Reading:
     """MB resident: `poller run` with four mappings that have nothing to do."""
-    async with canned(0) as url:
-        file, port = _configuration(folder, url)
-        daemon = await asyncio.create_subprocess_exec(*PROGRAM, "run", str(file), cwd=ROOT, stderr=asyncio.subprocess.PIPE)
-        try:
-            await _ready(daemon, port)
-            await asyncio.sleep(IDLE_SECONDS)
-            return Reading(_resident(daemon.pid))
-        finally:
-            if daemon.returncode is None:
-                daemon.terminate()
-            await daemon.communicate()
-
-
-async def _ready(daemon: asyncio.subprocess.Process, port: int) -> None:
-    until = time.monotonic() + READY_SECONDS
-    while daemon.returncode is None and time.monotonic() < until:
-        if await asyncio.to_thread(_answers, f"http://127.0.0.1:{port}/readyz"):
-            return
-        await asyncio.sleep(0.1)
-    text = b"" if daemon.stderr is None else await daemon.stderr.read(10_000)
-    raise SystemExit(f"the daemon is not ready ({daemon.returncode}):\n{text.decode()}")
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    async with canned("sqs_server", messages=0) as url, daemon(*_configuration(folder, url)) as running:
+        await asyncio.sleep(IDLE_SECONDS)
+        return Reading(resident(running.pid) / 1e6)
 
 
 async def clients(folder: str) -> Reading:
@@ -129,19 +98,14 @@ async def clients(folder: str) -> Reading:
     connections = [sqlite3.connect(Path(folder) / name) for name in ("poller.db", "poller.db", "local.db", "local.db")]
     for connection in connections:
         connection.execute("PRAGMA journal_mode = WAL")
-    async with canned(0) as url, AioSession().create_client("sqs", region_name=REGION, endpoint_url=url) as client:
+    async with canned("sqs_server", messages=0) as url, AioSession().create_client("sqs", region_name=REGION, endpoint_url=url) as client:
         queue = (await client.get_queue_url(QueueName="canned"))["QueueUrl"]
         await client.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
         await asyncio.sleep(IDLE_SECONDS)
-        resident = _resident(os.getpid())
+        held = resident(os.getpid()) / 1e6
     for connection in connections:
         connection.close()
-    return Reading(resident)
-
-
-def _resident(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+    return Reading(held)
 
 
 SIDES = {"usage": usage, "check": check, "python": python, "idle": idle, "clients": clients}

@@ -1,11 +1,14 @@
-"""What a measurement used: CPU of this process, user and system, all threads. Wall time depends on who else is there; CPU hardly does."""
+"""What a measurement used: CPU of this process, user and system, all threads; memory. Wall time depends on who else is there; CPU hardly
+does."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from benchmarks.comparison import Reading
 
@@ -20,6 +23,11 @@ def settle_down() -> None:
     """What was made so far lives as long as the process: the collector need not look at it again, on any side (the daemon does so too)."""
     gc.collect()
     gc.freeze()
+
+
+def resident(pid: int) -> int:
+    """Bytes that this process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def per_record(once: Callable[[], Awaitable[None]], records: int, rounds: int) -> Reading:

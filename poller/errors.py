@@ -54,6 +54,11 @@ class NotConnected(PollerError):
         self.permanent = permanent
 
 
+class SourceReplaced(NotConnected):
+    """Raised by a source when what it was opened for is no more, and something else has its name: the engine leaves its lanes, and opens it
+    anew."""
+
+
 class NotYet(PollerError):
     """Raised by `begin` when an attempt must wait for others of its lane; nothing began. It is asked again after `after` seconds, and holds
     no permit meanwhile: those it waits for may need one."""

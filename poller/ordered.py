@@ -16,12 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
 from poller.model import Action, Batch, Fetched, Lease, Record, Shown
 from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
 from poller.protocols import Format
+from poller.rewind import Positioned
 from poller.settings import Context
 from poller.strands import Strands
 
@@ -41,9 +42,19 @@ class Reader(Protocol):
         """
 
     async def head(self) -> tuple[int, float] | None:
-        """For lag: the token the next record would get, at least, and when the newest came (epoch seconds); None when unknown."""
+        """For lag: the token the next record would get, at least (ORIGIN where tokens have gaps, and count nothing), and when the newest
+        came (epoch seconds; 0: never); None when unknown."""
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Heading(Protocol):
+    """A reader that may come back with nothing though there is more, or without having asked, and knows when it was not so."""
+
+    @property
+    def at_head(self) -> float:
+        """Epoch seconds: all that had come by then is handed out. 0: not known yet."""
 
 
 class OrderedLane:
@@ -51,8 +62,8 @@ class OrderedLane:
 
     def __init__(self, context: Context, lease: Lease, reader: Reader, format: Format, progress: Progress, trusted_until: float) -> None:
         width = context.mapping.width
-        # What an earlier life left in another width is finished in that width; then the lane ends and is opened anew (`outgrown`).
-        self.outgrown = progress.width != width and (progress.checkpoint < progress.frontier or bool(progress.spans))
+        # What an earlier life left in another width is finished in that width; then the lane ends and is opened anew.
+        self.outgrown = progress.outgrown(width, bool(context.mapping.tumbling_window))
         if not self.outgrown:
             progress = replace(progress, width=width)
         self.name = lease.key.lane
@@ -91,14 +102,18 @@ class OrderedLane:
         """
         progress = await context.store.checkpoints.load(lease.key)
         lane = cls(context, lease, reader, format, progress or Progress(origin, width=context.mapping.width), trusted_until)
-        lane.over = progress is not None and progress.ended
-        try:
-            if not lane.over:
-                await lane.save()
-        except BaseException:
-            await reader.aclose()
-            raise
+        await lane.opened()
         return lane
+
+    async def opened(self) -> None:
+        """What `open` does with the lane that it made."""
+        self.over = self.tracker.earlier.ended
+        try:
+            if not self.over:
+                await self.save()
+        except BaseException:
+            await self.reader.aclose()
+            raise
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "closed" if self.closed else "open"
@@ -115,7 +130,7 @@ class OrderedLane:
         if self.ended:
             raise LaneEnded(f"{self.name}: the shard is closed")
         try:
-            records, following = await self.reader.read(tracker.frontier, tracker.earlier.origin, limit)
+            records, following = await self._read(limit)
         except LaneEnded:
             self._check()
             if tracker.catching_up:
@@ -129,6 +144,29 @@ class OrderedLane:
             self._read_arrival = self.format.facts(records[-1:]).arrivals()[0]
         self._handed = following, len(records), self.strands.received + len(records)
         return Fetched(records)
+
+    async def _read(self, limit: int) -> tuple[Sequence[Record], int]:
+        """From the frontier on; nothing once the lane is left: who is to have it next need not wait for a shard where nothing happens."""
+        tracker, reading = self.tracker, asyncio.current_task()
+        stopped = over = False
+
+        def stop(_leaving: asyncio.Future[float]) -> None:
+            nonlocal stopped
+            if reading is not None and not over:  # it may be over, and this on its way already
+                stopped = reading.cancel()
+
+        self.leaving.add_done_callback(stop)
+        try:
+            return await self.reader.read(tracker.frontier, tracker.earlier.origin, limit)
+        except asyncio.CancelledError:
+            if not stopped or (reading is not None and reading.cancelling() > 1):
+                raise  # only our own cancelling is taken for that: every other ends everything
+            return (), tracker.frontier
+        finally:
+            over = True
+            self.leaving.remove_done_callback(stop)
+            if stopped and reading is not None:
+                reading.uncancel()
 
     def _catch_up(self, records: Sequence[Record], following: int) -> Fetched:
         """What was read lies, in part at least, where an earlier life has been."""
@@ -217,11 +255,16 @@ class OrderedLane:
         head = min(spans, key=lambda span: span.first, default=None)
         newest = await self.reader.head()
         records = seconds = None
-        if newest is not None:
+        if newest is not None and newest[0] == ORIGIN:
+            seconds = max(0.0, newest[1] - self._read_arrival) if self._read_arrival or not newest[1] else None
+        elif newest is not None:
             records = max(0, newest[0] - max(checkpoint, 0))
             seconds = max(0.0, now - self._read_arrival) if records and self._read_arrival else 0.0 if not records else None
-        position = tracker.earlier.origin if checkpoint == ORIGIN else str(checkpoint)
-        return Shown(position, self.lease.owner, head, records, seconds)
+        position = tracker.earlier.origin if checkpoint == ORIGIN else self._shown(checkpoint)
+        return Shown(position, self.lease.owner, head, records, seconds, "" if head is None else self._shown(head.first))
+
+    def _shown(self, position: int) -> str:
+        return self.reader.shown(position) if isinstance(self.reader, Positioned) else str(position)
 
     # --- saving -----------------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from poller.model import (
     Entry,
     Fault,
     Fetched,
+    Holding,
     Identifier,
     LaneKey,
     Lease,
@@ -167,7 +168,7 @@ class Source(Protocol):
         """What makes it the same source tomorrow: an ARN, cluster id + topic + group, a local path + name."""
 
     def lanes(self) -> AsyncIterator[Lane]:
-        """Lanes as this worker is given them; ends when there never will be another. Raises NotConnected: the engine asks again."""
+        """Lanes as this worker is given them; ends when there never will be another. Raises NotConnected: the engine asks again; SourceReplaced."""
 
     async def aclose(self) -> None: ...
 
@@ -183,26 +184,48 @@ class Handler(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where progress lives. A save presents its lease and raises LaneLost when that is stale; StoreUnavailable when not saved."""
+    """Where progress lives. Who changes it presents the lane's lease: LaneLost when that is stale, StoreUnavailable when not done."""
 
     async def load(self, key: LaneKey) -> Progress | None: ...
 
     async def save(self, lease: Lease, progress: Progress) -> None:
         """Durable when it returns."""
 
+    async def forget(self, lease: Lease) -> None:
+        """The lane has no progress any more; durable when it returns."""
+
+
+class States(Protocol):
+    """Values that are too large for a lane's progress, by number: written before the save that refers to them."""
+
+    async def put(self, lease: Lease, number: int, value: bytes) -> None:
+        """Durable, and whole, when it returns; a number that is there is replaced. Raises LaneLost, StoreUnavailable."""
+
+    async def get(self, key: LaneKey, number: int) -> bytes | None: ...
+
+    async def prune(self, lease: Lease, keep: Collection[int]) -> None:
+        """Only these are kept. Raises LaneLost, StoreUnavailable."""
+
 
 class Leases(Protocol):
     """Who owns what. A lease holds until `now + duration` of its last claim or renewal; the holder steps down on doubt."""
 
-    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float, ask: bool = False) -> Lease | None:
         """The lease, if it was free, expired, or this owner's own; else None. Every claim makes `counter` grow, so that a save that was
-        sent before, and arrives after it, is refused."""
+        sent before, and arrives after it, is refused.
+
+        `ask`: where another holds it, leave word that `owner` wants it (`Holding.wanted`; the last who asks is heard). Once dropped, it is
+        kept for who asked, until `now + duration` of the asking; when it is had by who asked, the word is taken back. A lease whose time is
+        over is kept for nobody: a lane whose owner crashed must be read."""
 
     async def renew(self, leases: Sequence[Lease], now: float, duration: float) -> Sequence[Lease]:
         """Those that were still valid and are now extended."""
 
     async def drop(self, lease: Lease) -> None:
         """Free it for others at once. Nothing happens if it is not ours any more."""
+
+    async def held(self, mapping: str, source: str, now: float) -> Sequence[Holding]:
+        """Every lane of this mapping and source that was ever claimed, or has progress, in any order: who has it now, and who wants it."""
 
 
 class Journal(Protocol):
@@ -231,15 +254,22 @@ class Journal(Protocol):
         """
 
 
-@runtime_checkable
-class Store(Protocol):
-    """Checkpoints, leases and journal under one roof; each may come from another place."""
+class Ledger(Protocol):
+    """What lanes are shared by: checkpoints, states and leases, always in one place, so that who saves can be checked."""
 
     @property
     def checkpoints(self) -> Checkpoints: ...
     @property
-    def leases(self) -> Leases: ...
+    def states(self) -> States: ...
     @property
-    def journal(self) -> Journal: ...
+    def leases(self) -> Leases: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Store(Ledger, Protocol):
+    """A ledger and a journal; the journal may come from another place."""
+
+    @property
+    def journal(self) -> Journal: ...

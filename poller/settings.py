@@ -15,7 +15,7 @@ from poller.model import MAXIMUM_EVENT_BYTES
 if TYPE_CHECKING:
     import msgspec
 
-    from poller.protocols import Handler, Policy, Source, Store
+    from poller.protocols import Handler, Ledger, Policy, Source, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,10 @@ class FilterSettings:
 
 @dataclass(frozen=True, slots=True)
 class MappingSettings:
-    """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane)."""
+    """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane).
+
+    `tumbling_window`: whole seconds; 0: none (windows.py).
+    """
 
     id: str
     name: str
@@ -95,6 +98,7 @@ class MappingSettings:
     width: int
     safe: bool = True
     filters: FilterSettings | None = None
+    tumbling_window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,10 @@ class Traits:
     `maximum_batching_window` 0: none allowed. `filterable` None: the source's records cannot be filtered. `identity`: what is polled,
     however the options spell it; equal only where it is the same for certain, "" where the options do not tell. `visibility` (queues):
     seconds until a failed record comes again. `assumed`: what `visibility` and `Connector.policy` take for granted, because only the open
-    source knows: sentences for a person. `refused_by_aws`: what AWS would not take of these options, sentences that begin with the key they
-    are about; errors under `defaults = "aws"`, as is a parallelization factor above `aws_parallelization_factor`.
+    source knows: sentences for a person. `tumbling`: its records may be put into tumbling windows; its format has an `arn` then
+    (windows.py: Addressed). `local`: its data are kept in `Context.state`, so on this host only. `refused_by_aws`: what AWS would not take
+    of these options, sentences that begin with the key they are about; errors under `defaults = "aws"`, as is a parallelization factor
+    above `aws_parallelization_factor`.
     """
 
     kind: Literal["queue", "stream"]
@@ -116,10 +122,12 @@ class Traits:
     fifo: bool = False
     filterable: Filterable | None = None
     identity: str = ""
+    tumbling: bool = False
     visibility: float = 30.0
     assumed: tuple[str, ...] = ()
     refused_by_aws: tuple[str, ...] = ()
     aws_parallelization_factor: int = 10
+    local: bool = False
 
 
 @dataclass(slots=True)
@@ -134,7 +142,8 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a source is opened with. `owner` names this worker; `clock` is epoch seconds; `base` is the configuration's folder;
-    `state` is the folder of the store, where local sources keep their data. The source adds to `tally`."""
+    `state` is the folder of the store, where local sources keep their data. The source adds to `tally`. `worker`: which of its daemon's
+    workers this is, from 1; 0: the only one."""
 
     mapping: MappingSettings
     store: Store
@@ -144,6 +153,7 @@ class Context:
     state: Path
     checkpoint_interval: float = 1.0
     tally: Tally = field(default_factory=Tally)
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +186,26 @@ class Connector(Protocol):
 
     async def probe(self, options: Any, context: Context, timeout: float) -> list[Finding]:
         """For `check --live`: does it exist, may we read it, does its visibility timeout fit the function's `timeout`?"""
+
+
+class StoreKind(Protocol):
+    """What the entry point group `poller.stores` names, by the scheme of a store's URL. Importing it must not import a vendor's library.
+
+    `base`: where relative paths start, the configuration's folder. Both calls raise ConfigError for a URL that is none of this kind's,
+    StoreError or StoreUnavailable when it cannot be used.
+    """
+
+    shared: bool
+    """Whether workers on several hosts may use it."""
+
+    def check(self, url: str, base: Path) -> None:
+        """Raises ConfigError for a URL that `store` or `ledger` would refuse unseen. Connects to nothing."""
+
+    async def ledger(self, url: str, base: Path) -> Ledger:
+        """Checkpoints, states and leases (`[poller] leases`)."""
+
+    async def store(self, url: str, base: Path) -> Store:
+        """All of them and the journal (`[poller] store`, `[poller] journal`). Raises ConfigError where it keeps no journal."""
 
 
 @dataclass(frozen=True, slots=True)

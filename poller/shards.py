@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from poller.errors import StoreError, StoreUnavailable
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 ASKED_AT_ONCE = 32
 """So many calls to the store at the same time."""
+
+FORGOTTEN_AFTER = 3600.0
+"""Seconds after which the progress of a shard that nobody lists or names is of no use. Every worker that knew the shard has looked at its
+row by then, found that it had ended, and will not open it again; one that stood still for so long finds that its reader says so."""
 
 
 class Shards(Protocol):
@@ -44,6 +48,11 @@ class ShardTree:
         self._listing: Sequence[Shard] = ()
         self._shards: dict[str, Shard] = {}
         self._known: dict[str, Known | None] = {}
+        self._settled: tuple[frozenset[str], Sequence[str]] | None = None
+        # (what ran, what was openable) while nothing has changed, and no answer of the store is waited for
+        self._named: set[str] | None = None
+        self._unnamed: dict[str, float] = {}
+        # shards that have a row, by when they were first found neither listed nor named as a parent; infinity: looked at
 
     def __repr__(self) -> str:
         return f"<ShardTree of {self._identity} [{len(self._shards)} shards]>"
@@ -57,6 +66,22 @@ class ShardTree:
     def learn(self, name: str, known: Known | None) -> None:
         """What is durable of a shard's progress."""
         self._known[name] = known
+        self._settled = None
+
+    def outlived(self, rows: Iterable[str], now: float) -> Sequence[str]:
+        """Which of the shards that have a row nobody has listed, or named as a parent, for FORGOTTEN_AFTER; each is told once.
+
+        `now` is loop time. To be asked only after a listing that was not refused.
+        """
+        if self._named is None:
+            self._named = needed((*self._listing, *self._shards.values()))
+        unnamed = {name for name in rows if name not in self._named}
+        if not unnamed and not self._unnamed:
+            return ()
+        self._unnamed = {name: self._unnamed.get(name, now) for name in unnamed}
+        due = [name for name, since in self._unnamed.items() if now - since >= FORGOTTEN_AFTER]
+        self._unnamed.update(dict.fromkeys(due, float("inf")))
+        return due
 
     def origin(self, name: str, otherwise: str) -> str:
         """Where it begins if it has no progress."""
@@ -68,10 +93,14 @@ class ShardTree:
         Asks the store about parents that a shard waits for, and about no others; about one that has ended never again.
         """
         asked: set[str] = set()
+        running = frozenset(running)
+        if self._settled is not None and self._settled[0] == running:
+            return self._settled[1]
         while True:
             now = plan(self._shards, self._known, running)
             wanted = [name for name in now.ask if name not in asked]
             if not wanted:
+                self._settled = None if now.ask else (running, now.open)
                 return now.open
             asked.update(wanted)
             for start in range(0, len(wanted), ASKED_AT_ONCE):
@@ -93,6 +122,7 @@ class ShardTree:
         self._shards = remembered(self._shards, self._listing, self._known)
         names = needed(self._shards.values())
         self._known = {name: known for name, known in self._known.items() if name in names}
+        self._settled = self._named = None
 
 
 async def beginning(context: Context, identity: str, origin: str, lease_seconds: float) -> str | None:
@@ -101,7 +131,7 @@ async def beginning(context: Context, identity: str, origin: str, lease_seconds:
 
     The moment is kept once a stream, as the origin of a lane without a name, and durable before the first shard is opened: what comes
     after it is read, however long the first read takes, and whoever does it. Shards that are made later are read from their beginning.
-    Raises StoreUnavailable, LaneLost.
+    A rewind of all lanes changes it to where they were rewound to. Raises StoreUnavailable, LaneLost.
     """
     if not origin.startswith("LATEST "):
         return origin
@@ -116,4 +146,22 @@ async def beginning(context: Context, identity: str, origin: str, lease_seconds:
             kept = Progress(origin, closed=True)
             await store.checkpoints.save(lease, kept)
         await store.leases.drop(lease)
-    return f"AT_TIMESTAMP {kept.origin.removeprefix('LATEST ')}"
+    return kept.origin.replace("LATEST ", "AT_TIMESTAMP ", 1)
+
+
+async def forget(context: Context, identity: str, name: str, lease_seconds: float) -> bool:
+    """Delete the progress of a shard that has ended, if nobody else is at it: whether that was done. Raises StoreUnavailable, LaneLost."""
+    store, key = context.store, LaneKey(context.mapping.id, identity, name)
+    kept = await store.checkpoints.load(key)
+    if kept is None or not kept.ended:
+        return False
+    lease = await store.leases.claim(key, context.owner, context.clock(), lease_seconds)
+    if lease is None:
+        return False
+    kept = await store.checkpoints.load(key)  # the owner before us may have been at it
+    ended = kept is not None and kept.ended
+    if ended:
+        await store.states.prune(lease, ())
+        await store.checkpoints.forget(lease)
+    await store.leases.drop(lease)
+    return ended

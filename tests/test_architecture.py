@@ -19,10 +19,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("poller", "connectors", "handlers")
-VENDORS = {"aiobotocore", "aiokafka", "boto3", "botocore", "confluent_kafka"}
+VENDORS = {"aiobotocore", "aiokafka", "asyncpg", "boto3", "botocore", "confluent_kafka"}
 
 PURE = {
-    "connectors.aws_refusals",
+    "connectors.aws.refusals",
+    "connectors.dynamodb.checkpoint",
+    "connectors.dynamodb.expressions",
+    "connectors.dynamodb.row",
+    "connectors.dynamodb.url",
+    "connectors.dynamodb.watch",
     "connectors.dynamodb_streams.client",
     "connectors.dynamodb_streams.format",
     "connectors.kafka.format",
@@ -32,8 +37,14 @@ PURE = {
     "connectors.kinesis.client",
     "connectors.kinesis.event",
     "connectors.kinesis.format",
-    "connectors.sequence",
-    "connectors.shards",
+    "connectors.kinesis.pushes",
+    "connectors.postgresql.address",
+    "connectors.postgresql.appending",
+    "connectors.postgresql.texts",
+    "connectors.sharded.pace",
+    "connectors.sharded.sequence",
+    "connectors.sharded.shards",
+    "connectors.sharded.slices",
     "poller.batching",
     "poller.errors",
     "poller.explain",
@@ -55,9 +66,15 @@ PURE = {
     "poller.progress",
     "poller.protocols",
     "poller.replay.format",
+    "poller.rewind",
     "poller.settings",
+    "poller.sharing",
+    "poller.stores.fencing",
+    "poller.stores.ids",
+    "poller.stores.urls",
     "poller.strands",
     "poller.units",
+    "poller.windows",
 }
 """No clock, no chance, no IO: they return what to do."""
 

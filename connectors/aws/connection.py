@@ -18,7 +18,7 @@ from botocore.eventstream import ParserError
 from botocore.parsers import ResponseParserError
 
 from connectors.aws.credentials import mapped, session_for
-from connectors.aws.json import ErrorAnswer, JsonCaller, Service
+from connectors.aws.json import ErrorAnswer, JsonCaller, Service, date
 from connectors.aws.refusals import Place, refusal
 from connectors.aws.sigv4 import Credentials
 from connectors.sharded.shards import Refused
@@ -49,6 +49,8 @@ class AwsConnection:
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._json: JsonCaller | None = None
+        self.heard: float | None = None
+        """The service's own time when it last answered `ask`: epoch seconds, whole ones, so it was that late at least."""
 
     def __repr__(self) -> str:
         return f"<AwsConnection {self._place.name} [{'closed' if self._client is None else 'open'}]>"
@@ -91,7 +93,9 @@ class AwsConnection:
             with self._mapped(operation):
                 answer: Mapping[str, Any] = await getattr(self._client, operation)(**given)
         except exceptions.ClientError as error:
+            self._hear(error.response)
             return self._refusal(error)
+        self._hear(answer)
         return answer
 
     async def read(self, operation: str, parameters: Mapping[str, Any]) -> bytes | Refused:
@@ -117,6 +121,10 @@ class AwsConnection:
                 raise error
         except exceptions.ClientError as known:
             return self._refusal(known)
+
+    def _hear(self, answer: Mapping[str, Any]) -> None:
+        told = date(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+        self.heard = self.heard if told is None else told
 
     def _refusal(self, error: exceptions.ClientError) -> Refused:
         details: Mapping[str, Any] = error.response.get("Error", {})

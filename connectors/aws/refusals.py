@@ -25,6 +25,10 @@ _WRONG = {"InvalidArgumentException", "ValidationException", "ValidationError", 
 _IMPOSSIBLE = {"UnknownOperationException", "InvalidAction"}
 
 
+class WrongCall(NotConnected):
+    """Raised when the service takes what it was asked for as wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What is asked, for who reads of it: "Kinesis stream orders (region eu-west-1, AWS)"; `allowed`: the permissions it needs."""
@@ -48,12 +52,12 @@ def refusal(place: Place, operation: str, code: str, text: str) -> Refused:
         # A consumer's subscription to a shard lasts five seconds past its end; a stream that changes is busy for about as long.
         return Throttled(told, 5.0)
     if code in _FORBIDDEN:
-        advice = f"check the credentials, and that they allow {place.allowed}"
+        advice = f"check the credentials, that they allow {place.allowed}, and this machine's clock"
         raise NotConnected(f"{place.name}: {operation} was refused ({code}: {text}); {advice}", permanent=True)
     if code in _KEYS:
         raise NotConnected(f"{told}; check the key that encrypts the stream", permanent=True)
     if code in _WRONG:
-        raise NotConnected(told, permanent=True)
+        raise WrongCall(told, permanent=True)
     if code in _IMPOSSIBLE:
         raise SourceError(f"{told}; what answers cannot do that: check `endpoint`")
     raise NotConnected(told)

@@ -70,5 +70,8 @@ class AwsDynamoDB:
     async def records(self, iterator: str, shard: str, limit: int) -> Records[ChangeRecord] | Refused:
         return await self._iterators.records(iterator, shard, limit)
 
+    def heard(self) -> float | None:
+        return self._aws.heard
+
     async def aclose(self) -> None:
         await self._aws.aclose()

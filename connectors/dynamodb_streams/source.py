@@ -66,6 +66,8 @@ async def open_source(client: DynamoDBClient, options: DynamoDBOptions, context:
     try:
         streams = TableStreams(client, options)
         latest = (await streams.find())[-1]
+        if options.starting_position == "LATEST" and client.heard() is None:
+            await client.shards(latest)  # for its time (connectors/sharded/source.py)
         dialect = Dialect(
             place=place(options),
             client=client,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from connectors.aws.connection import AwsConnection, Target
 from connectors.aws.json import Service
 from connectors.aws.refusals import Place
 from connectors.kinesis.client import Consumer, KinesisRecord, Pushed, Stream, answered
-from connectors.sharded.iterators import Iterators
+from connectors.sharded.iterators import Iterators, moment
 from connectors.sharded.iterators import shard as shard_of
 from connectors.sharded.sequence import Start
 from connectors.sharded.shards import REFUSED, Page, Records, Refused
@@ -50,7 +50,6 @@ class AwsKinesis:
                 status=summary["StreamStatus"],
                 retention=summary["RetentionPeriodHours"] * 3600.0,
                 created=_epoch(summary["StreamCreationTimestamp"]),
-                consumers=summary.get("ConsumerCount", 0),
             )
         except (KeyError, TypeError) as error:
             raise self._aws.malformed("DescribeStreamSummary", error) from error
@@ -72,26 +71,22 @@ class AwsKinesis:
     async def records(self, iterator: str, shard: str, limit: int) -> Records[KinesisRecord] | Refused:
         return await self._iterators.records(iterator, shard, limit)
 
-    async def register_consumer(self, stream_arn: str, name: str) -> Consumer | Refused:
-        answer = await self._aws.ask("register_stream_consumer", StreamARN=stream_arn, ConsumerName=name)
-        return answer if isinstance(answer, REFUSED) else self._consumer("RegisterStreamConsumer", answer.get("Consumer"))
-
     async def describe_consumer(self, consumer_arn: str) -> Consumer | Refused:
         answer = await self._aws.ask("describe_stream_consumer", ConsumerARN=consumer_arn)
-        return answer if isinstance(answer, REFUSED) else self._consumer("DescribeStreamConsumer", answer.get("ConsumerDescription"))
-
-    def _consumer(self, operation: str, told: Any) -> Consumer:
+        if isinstance(answer, REFUSED):
+            return answer
         try:
+            told = answer["ConsumerDescription"]
             return Consumer(told["ConsumerARN"], told["ConsumerStatus"])
         except (KeyError, TypeError) as error:
-            raise self._aws.malformed(operation, error) from error
+            raise self._aws.malformed("DescribeStreamConsumer", error) from error
 
     async def subscribe(self, consumer_arn: str, shard: str, start: Start) -> AsyncGenerator[Pushed | Refused, None]:
         position: dict[str, Any] = {"Type": start.kind}
         if start.sequence is not None:
             position["SequenceNumber"] = start.sequence
         if start.time is not None:
-            position["Timestamp"] = datetime.fromtimestamp(start.time, UTC)
+            position["Timestamp"] = moment(start.time)
         answer = await self._aws.ask("subscribe_to_shard", ConsumerARN=consumer_arn, ShardId=shard, StartingPosition=position)
         if isinstance(answer, REFUSED):
             yield answer
@@ -106,6 +101,9 @@ class AwsKinesis:
                         yield _pushed(pushed, shard)
             except Exception as error:  # what is not botocore's comes out again
                 yield self._aws.refused("subscribe_to_shard", error)
+
+    def heard(self) -> float | None:
+        return self._aws.heard
 
     async def aclose(self) -> None:
         await self._aws.aclose()
@@ -124,7 +122,6 @@ def _pushed(told: Mapping[str, Any], shard: str) -> Pushed:
         records=_records(told.get("Records", ()), shard),
         continuation=told.get("ContinuationSequenceNumber"),
         behind=told.get("MillisBehindLatest", 0) / 1000,
-        children=tuple(shard_of(each) for each in told.get("ChildShards", ())),
     )
 
 

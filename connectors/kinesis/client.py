@@ -14,7 +14,7 @@ import msgspec
 
 from connectors.sharded.pace import Limits
 from connectors.sharded.sequence import Start
-from connectors.sharded.shards import Records, Refused, Shard, ShardReading
+from connectors.sharded.shards import Records, Refused, ShardReading
 
 _ENCODED = 4 / 3
 """An answer has its records in base64; Kinesis counts their own bytes."""
@@ -56,7 +56,6 @@ class Stream:
     status: str
     retention: float
     created: float
-    consumers: int = 0
 
     @property
     def name(self) -> str:
@@ -92,7 +91,6 @@ class Pushed:
     records: Sequence[KinesisRecord]
     continuation: str | None
     behind: float
-    children: tuple[Shard, ...] = ()
 
 
 class Streams(Protocol):
@@ -100,8 +98,6 @@ class Streams(Protocol):
 
     async def stream(self, stream: str) -> Stream | Refused:
         """DescribeStreamSummary."""
-
-    async def register_consumer(self, stream_arn: str, name: str) -> Consumer | Refused: ...
 
     async def describe_consumer(self, consumer_arn: str) -> Consumer | Refused: ...
 
@@ -126,31 +122,13 @@ def answered(body: bytes, shard: str) -> Records[KinesisRecord]:
     for record in answer.records:
         record.shard = shard
     behind = None if answer.behind is None else answer.behind / 1000
-    children = tuple(each.shard for each in answer.children or ())
-    return Records(answer.records, answer.following, behind, children, len(body))
-
-
-class _Hashes(msgspec.Struct):
-    start: str = msgspec.field(name="StartingHashKey")
-    end: str = msgspec.field(name="EndingHashKey")
-
-
-class _Child(msgspec.Struct):
-    name: str = msgspec.field(name="ShardId")
-    parents: list[str] = msgspec.field(name="ParentShards", default_factory=list)
-    hashes: _Hashes | None = msgspec.field(name="HashKeyRange", default=None)
-
-    @property
-    def shard(self) -> Shard:
-        hashes = None if self.hashes is None else (int(self.hashes.start), int(self.hashes.end))
-        return Shard(self.name, tuple(self.parents), hashes=hashes)
+    return Records(answer.records, answer.following, behind, len(body))
 
 
 class _Answer(msgspec.Struct):
     records: list[KinesisRecord] = msgspec.field(name="Records")
     following: str | None = msgspec.field(name="NextShardIterator", default=None)
     behind: float | None = msgspec.field(name="MillisBehindLatest", default=None)
-    children: list[_Child] | None = msgspec.field(name="ChildShards", default=None)
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)

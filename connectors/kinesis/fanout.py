@@ -108,7 +108,7 @@ class FanOut:
 
 
 class PushedShard:
-    """A `Reader` of one shard, and `Positioned` (poller/rewind.py). Nothing is asked for before the first read."""
+    """A `Reader` of one shard, `Positioned` and `Verifying` (poller/rewind.py). Nothing is asked for before the first read."""
 
     def __init__(self, fan_out: FanOut, polling: ShardReader[KinesisRecord]) -> None:
         self._fan_out = fan_out
@@ -121,6 +121,7 @@ class PushedShard:
         self._subscriptions = Subscriptions(fan_out.times.apart, fan_out.times.moment, fan_out.times.away)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
+        self._at_head = 0.0
 
     def __repr__(self) -> str:
         return f"<PushedShard {self._shard} [{self._inbox or 'polled'!r}]>"
@@ -158,6 +159,11 @@ class PushedShard:
             return ORIGIN, self._fan_out.clock()
         return None if inbox.newest is None else (ORIGIN, inbox.newest + inbox.behind)
 
+    @property
+    def at_head(self) -> float:
+        """See `poller.ordered.Heading`."""
+        return max(self._at_head, self._polling.at_head)
+
     def shown(self, position: int) -> str:
         return self._polling.shown(position)
 
@@ -169,6 +175,9 @@ class PushedShard:
 
     def distance(self, first: int, last: int) -> int | None:
         return self._polling.distance(first, last)
+
+    async def verify(self, position: int) -> None:
+        await self._polling.verify(position)
 
     async def aclose(self) -> None:
         """Tolerated twice."""
@@ -218,6 +227,8 @@ class PushedShard:
                     inbox.add(event.records, event.continuation, event.behind)
                     if inbox.waiting:
                         self._news.set()
+                    elif not event.records and not event.behind:
+                        self._at_head = fan_out.clock()
                     if inbox.doubt is not None:
                         break
                     while inbox.full:

@@ -14,7 +14,7 @@ from connectors.sharded.listing import StreamShards
 from connectors.sharded.reader import ShardReader
 from connectors.sharded.shards import REFUSED, Throttled
 from connectors.sharded.source import sharded_source
-from poller.errors import NotConnected
+from poller.errors import NotConnected, SourceReplaced
 from poller.ordered import Reader
 from poller.ordered_source import OrderedSource
 from poller.policy import Block
@@ -41,8 +41,8 @@ class OneStream:
                 return [named]  # nothing was said against it
             raise NotConnected(f"{found.text}: the stream is gone", permanent=True)
         if found.identity != self._stream.identity:
-            text = "it was deleted and made again: its records are another stream's; restart the mapping to read them"
-            raise NotConnected(f"{place(self._options)}: {text}", permanent=True)
+            text = "it was deleted and made again: its records are another stream's, read from starting_position; what was left is gone"
+            raise SourceReplaced(f"{place(self._options)}: {text}")
         return [named]
 
 

@@ -6,5 +6,5 @@ dialect.py    how they differ
 listing.py    which shards there are
 reader.py     one shard, read by position; slices.py: what one read brought; pace.py: when to read
 lane.py       a lane over a shard, with aggregates taken apart or not
-source.py     a stream as a source
+source.py     a stream as a source; probe.py: what `check --live` looks at
 """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import floor
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from connectors.aws.connection import AwsConnection, Target
-from connectors.sharded.sequence import Start
+from connectors.aws.refusals import WrongCall
+from connectors.sharded.sequence import LATEST, Start
 from connectors.sharded.shards import REFUSED, Records, Refused, Shard
 
 R = TypeVar("R")
@@ -32,14 +34,22 @@ class Iterators(Generic[R]):
         self._answered = answered
 
     async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
-        """See `ShardReading`."""
-        moment = None if start.time is None else datetime.fromtimestamp(start.time, UTC)
+        """See `ShardReading`. A time to come begins now: Kinesis refuses it, and whoever wrote it had a clock that was ahead."""
+        try:
+            return await self._iterator(stream, shard, start)
+        except WrongCall:
+            heard = self._aws.heard
+            if start.time is None or heard is None or start.time <= heard:
+                raise
+            return await self._iterator(stream, shard, LATEST)
+
+    async def _iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
         asked = {
             **self._named(stream),
             "ShardId": shard,
             "ShardIteratorType": start.kind,
             self._number: start.sequence,
-            "Timestamp": moment,
+            "Timestamp": None if start.time is None else moment(start.time),
         }
         answer = await self._aws.ask("get_shard_iterator", **asked)
         if isinstance(answer, REFUSED):
@@ -60,17 +70,16 @@ class Iterators(Generic[R]):
             raise self._aws.malformed("GetRecords", error) from error
 
 
+def moment(time: float) -> datetime:
+    """For the service, which knows milliseconds: never a later one."""
+    return datetime.fromtimestamp(floor(time * 1000) / 1000, UTC)
+
+
 def shard(told: Mapping[str, Any]) -> Shard:
-    """Of a listing, or a child of an answer. Raises KeyError, ValueError."""
-    sequences, hashes = told.get("SequenceNumberRange", {}), told.get("HashKeyRange")
-    parents = (told.get("ParentShardId"), told.get("AdjacentParentShardId"), *told.get("ParentShards", ()))
-    return Shard(
-        name=told["ShardId"],
-        parents=tuple(parent for parent in parents if parent is not None),
-        first=sequences.get("StartingSequenceNumber", "0"),
-        last=sequences.get("EndingSequenceNumber"),
-        hashes=None if hashes is None else (int(hashes["StartingHashKey"]), int(hashes["EndingHashKey"])),
-    )
+    """Of a listing. Raises KeyError."""
+    parents = (told.get("ParentShardId"), told.get("AdjacentParentShardId"))
+    last = told.get("SequenceNumberRange", {}).get("EndingSequenceNumber")
+    return Shard(told["ShardId"], tuple(parent for parent in parents if parent is not None), last)
 
 
 class Connecting(Protocol):

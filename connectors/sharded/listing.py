@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from connectors.sharded.dialect import Dialect
 from connectors.sharded.reader import ShardReader
-from connectors.sharded.shards import Expired, Gone, Page, Refused, Shard, Throttled, Trimmed
+from connectors.sharded.shards import Gone, Page, Shard, Throttled
 from poller import lineage
 from poller.errors import NotConnected
 from poller.ordered import Reader
@@ -26,6 +26,9 @@ R = TypeVar("R")
 
 TRIES = 5
 """So often the same page is asked for while the service refuses, and so often a listing begins anew because a page's token has expired."""
+
+PATIENCE = 1.0
+"""Seconds that a listing is waited for where an earlier one will do."""
 
 CHILDREN_SECONDS = 30.0
 """How long a shard that has ended is looked after for children: there may be none."""
@@ -62,14 +65,18 @@ class StreamShards(Generic[R]):
         self._ended: dict[str, float] = {}
         self._asked = self._answered = 0
         self._running: asyncio.Task[None] | None = None
+        self._failed: BaseException | None = None
+        # the error of the last listing, until it is told
 
     def __repr__(self) -> str:
         return f"<StreamShards of {self._dialect.place} [{len(self._streams)} listed]>"
 
     async def shards(self) -> Sequence[lineage.Shard]:
         now = self._loop.time()
-        if self._listing is None or now >= self._due or self._awaited(now):
+        if self._listing is None:
             await self._refresh()
+        elif self._failed is not None or now >= self._due or self._awaited(now):
+            await self._look()
         assert self._listing is not None
         return self._listing
 
@@ -103,16 +110,30 @@ class StreamShards(Generic[R]):
 
     # --- asking -------------------------------------------------------------------------------------------------------------------
 
+    async def _look(self) -> None:
+        """Wait a while for a listing, the one that is under way if there is one. It goes on; its error is told to who looks next."""
+        if self._failed is None:
+            running = self._running or self._begin()
+            await asyncio.wait((running,), timeout=PATIENCE)
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
     async def _refresh(self) -> None:
         """A listing that begins after this call. Who comes while one is under way shares the next."""
         self._asked += 1
         mine = self._asked
         while self._answered < mine:
-            if self._running is None:
-                self._running = self._loop.create_task(self._list(self._asked), name=f"list {self._dialect.place}")
-                self._running.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to hear of it
             # A caller that is cancelled does not take the listing from the others.
-            await asyncio.shield(self._running)
+            await asyncio.shield(self._running or self._begin())
+
+    def _begin(self) -> asyncio.Task[None]:
+        self._running = self._loop.create_task(self._list(self._asked), name=f"list {self._dialect.place}")
+        self._running.add_done_callback(self._done)
+        return self._running
+
+    def _done(self, listing: asyncio.Task[None]) -> None:
+        self._failed = None if listing.cancelled() else listing.exception()
 
     async def _list(self, asked: int) -> None:
         try:
@@ -135,11 +156,13 @@ class StreamShards(Generic[R]):
 
     async def _all(self, stream: str, last: bool) -> dict[str, Shard]:
         """Every shard of one stream, by name. Raises NotConnected, also where the last stream is gone; one before it may be."""
-        shards, more, refusals = dict[str, Shard](), None, 0
+        shards, more = dict[str, Shard](), None
+        throttled = anew = 0
         while True:
             page = await self._dialect.client.shards(stream, more)
             if isinstance(page, Page):
                 shards |= {shard.name: shard for shard in page.shards}
+                throttled = 0
                 if page.more is None:
                     return shards
                 more = page.more
@@ -147,19 +170,15 @@ class StreamShards(Generic[R]):
                 continue
             if isinstance(page, Gone) and not last:
                 return {}
-            refusals += 1
-            await self._refused(page, refusals)
-            if not isinstance(page, Throttled):
+            if isinstance(page, Throttled):
+                throttled += 1
+                if throttled >= TRIES:
+                    raise NotConnected(page.text, retry_after=page.after)
+                await asyncio.sleep(page.after * 2.0 ** (throttled - 1) * (0.5 + self._dice()))
+            elif isinstance(page, Gone):
+                raise NotConnected(f"{page.text}: the stream is gone", permanent=True)
+            else:
+                anew += 1
+                if anew >= TRIES:
+                    raise NotConnected(page.text)
                 shards, more = {}, None  # what was read so far may not fit what comes
-
-    async def _refused(self, refused: Refused, refusals: int) -> None:
-        match refused:
-            case Gone(text):
-                raise NotConnected(f"{text}: the stream is gone", permanent=True)
-            case Throttled(text, after):
-                if refusals >= TRIES:
-                    raise NotConnected(text, retry_after=after)
-                await asyncio.sleep(after * 2.0 ** (refusals - 1) * (0.5 + self._dice()))
-            case Expired(text) | Trimmed(text):
-                if refusals >= TRIES:
-                    raise NotConnected(text)

@@ -36,8 +36,14 @@ R = TypeVar("R")
 WAIT_SECONDS = 1.0
 """How long a read waits for records."""
 
+PATIENCE = 5
+"""So many refusals in a row, and the lane is told."""
+
+TRIMMED = "is older than what the stream keeps; what came soon after it, if anything did, is lost unread; going on at the trim horizon"
+
 Listed = Callable[[str], Awaitable[bool]]
-"""Whether a shard of this name is listed now, asked of the service anew. Raises NotConnected, also where its stream is gone."""
+"""Whether a shard of this name is listed now, asked of the service anew. Raises NotConnected, also where its stream
+is gone, or was made anew."""
 
 
 class ShardReader(Generic[R]):
@@ -68,7 +74,11 @@ class ShardReader(Generic[R]):
         self._ended = False
         self._trimmed_at: int | None = None
         self._expected: int | None = None
+        self._sure = True
+        # that the stream is the one that this reader was made for
         self._tip: float | None = None
+        self.at_head = 0.0
+        """See `poller.ordered.Heading`."""
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "reading" if self._iterator else "idle"
@@ -95,7 +105,7 @@ class ShardReader(Generic[R]):
         """Sequence numbers have gaps, and count nothing."""
         return None if self._tip is None else (ORIGIN, self._tip)
 
-    # --- positions for a person (poller.rewind.Positioned) ------------------------------------------------------------------------
+    # --- positions for a person (poller.rewind.Positioned, Verifying) ---------------------------------------------------------------
 
     def shown(self, position: int) -> str:
         return shown(position)
@@ -110,6 +120,12 @@ class ShardReader(Generic[R]):
     def distance(self, first: int, last: int) -> int | None:  # noqa: ARG002 (the protocol's)
         """Sequence numbers have gaps."""
         return None
+
+    async def verify(self, position: int) -> None:
+        """See `poller.rewind.Verifying`."""
+        found = await self._dialect.client.iterator(self._stream, self.name, start(position, "", self._dialect.digits))
+        if isinstance(found, REFUSED):
+            raise NotConnected(found.text)
 
     def forget(self) -> None:
         """What was read ahead: the next read begins anew."""
@@ -149,18 +165,24 @@ class ShardReader(Generic[R]):
         client = self._dialect.client
         if self._iterator is None:
             self._expected = None
+            if not self._sure:
+                # Another one may have been made under its name, with shards of the same names: `listed` says so.
+                await self._listed(self.name)
+                self._sure = True
             iterator = await client.iterator(self._stream, self.name, self._start())
             if isinstance(iterator, REFUSED):
                 await self._refused(iterator, loop.time())
                 return
             self._slices.repeat()
             self._iterator = iterator
-        asked = loop.time()
+        asked, now = loop.time(), self._context.clock()
         answer = await client.records(self._iterator, self.name, self._dialect.limits.records)
         if isinstance(answer, REFUSED):
             await self._refused(answer, loop.time())
         else:
             self._answered(answer, asked)
+            if not answer.records and not answer.behind:
+                self.at_head = now
 
     def _answered(self, answer: Records[R], asked: float) -> None:
         records, dialect = answer.records, self._dialect
@@ -170,7 +192,7 @@ class ShardReader(Generic[R]):
             if self._expected is not None:
                 first = place(dialect.format.facts(records[:1]).tokens()[0]).sequence
                 if first > self._expected:
-                    self._lost("is older than what the stream keeps; what came soon after it is lost unread, going on at the trim horizon")
+                    self._lost(TRIMMED)
                 self._expected = None
             self._slices.add(records)
         self._look(answer)
@@ -193,23 +215,36 @@ class ShardReader(Generic[R]):
     # --- what the service refuses -------------------------------------------------------------------------------------------------
 
     async def _refused(self, refused: Refused, now: float) -> None:
-        self._pace = self._pace.again(now)
         match refused:
-            case Throttled(_, after):
+            case Throttled(text, after):
                 self._pace = self._pace.refused(now, after, self._dice())
-            case Expired():
+                self._complain(text)
+            case Expired(text):
                 self._iterator = None
+                self._pace = self._pace.again(now)
+                self._complain(text)
             case Trimmed():
                 self._iterator = None
-                self._trimmed_at = self._slices.position
-                self._lost("is older than what the stream keeps; what came soon after it is lost unread, going on at the trim horizon")
+                self._pace = self._pace.again(now)
+                position, before = self._slices.position, self._trimmed_at
+                self._trimmed_at = position
+                if position != before:  # else what is kept has moved on before it was read
+                    self._lost(TRIMMED)
             case Gone(text):
-                self._iterator = None
-                if await self._listed(self.name):
+                self._pace = self._pace.again(now)
+                self._iterator, self._sure = None, False
+                listed = await self._listed(self.name)
+                self._sure = True
+                if listed:
                     raise NotConnected(text)
                 self._lost("was in a shard that the stream keeps no more; what came after it in this shard is lost unread")
                 self._ended = True
                 self._on_end(self.name)
+
+    def _complain(self, text: str) -> None:
+        """Now and then: one whose limits others use up falls behind, and nobody would know why."""
+        if self._pace.refusals % PATIENCE == 0:
+            raise NotConnected(text, retry_after=0.0)  # it is asked again when pace.py says so
 
     def _lost(self, what: str) -> None:
         position = self._slices.position

@@ -19,14 +19,12 @@ R_co = TypeVar("R_co", covariant=True)
 class Shard:
     """One shard of a stream. `parents`: those it came from, one of a split, two of a merge; they may be gone already.
 
-    `first` and `last` are sequence numbers; `last` None: it is open. `hashes`: the range of hash keys that it takes, both ends included.
+    `last`: the sequence number where it ends; None: it is open.
     """
 
     name: str
     parents: tuple[str, ...] = ()
-    first: str = "0"
     last: str | None = None
-    hashes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +39,12 @@ class Page:
 class Records(Generic[R_co]):
     """What one read brought. `following`: the iterator to go on with; None: the shard is closed, and this was its end.
 
-    `behind`: seconds that this read is behind the head of the shard; None where the service does not tell. `children`: of a shard that
-    ended, if the service tells. `size`: bytes of the answer.
+    `behind`: seconds that this read is behind the head of the shard; None where the service does not tell. `size`: bytes of the answer.
     """
 
     records: Sequence[R_co]
     following: str | None
     behind: float | None = None
-    children: tuple[Shard, ...] = ()
     size: int = 0
 
 
@@ -97,7 +93,12 @@ class ShardReading(Protocol[R_co]):
     async def shards(self, stream: str, more: str | None = None) -> Page | Refused:
         """A page of all shards that are known, closed ones included: the first, or the one that `more` of the page before names."""
 
-    async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused: ...
+    async def iterator(self, stream: str, shard: str, start: Start) -> str | Refused:
+        """A bookmark. Where `start` is a time to come by the service's clock: of the shard's end now."""
 
     async def records(self, iterator: str, shard: str, limit: int) -> Records[R_co] | Refused:
         """At most `limit` records of `shard`, in order; none is no sign that there are none further on."""
+
+    def heard(self) -> float | None:
+        """The service's time (epoch seconds) when it last answered a call other than `records`, or less than a second before; None: it
+        did not say."""

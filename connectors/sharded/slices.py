@@ -6,7 +6,6 @@ of ten megabytes may hold a hundred times as many user records as records.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Generic, TypeVar
@@ -35,8 +34,9 @@ class Slices(Generic[R]):
         self.position = ORIGIN
         self._format = format
         self._expand: Expand[R] | None = None
-        self._records: deque[R] = deque()
-        self._users: deque[R] = deque()
+        # Both the other way round: what is handed out is cut off at the end.
+        self._records = list[R]()
+        self._users = list[R]()
         self._floor = ORIGIN
         self._since = -inf
 
@@ -54,7 +54,7 @@ class Slices(Generic[R]):
 
     def add(self, records: Sequence[R]) -> None:
         """The next ones, in order."""
-        self._records.extend(records)
+        self._records[:0] = records[::-1]
 
     def take(self, limit: int) -> list[R]:
         """At most `limit`, in order; none: there is nothing left."""
@@ -67,11 +67,11 @@ class Slices(Generic[R]):
     def _next(self, room: int) -> tuple[list[R], int]:
         """Some, and the position after them."""
         if self._expand is None:
-            batch = [self._records.popleft() for _ in range(min(room, len(self._records)))]
+            batch = _cut(self._records, room)
             return batch, max(self.position, self._token(batch[-1]) + 1)
         if not self._users:
-            self._users.extend(self._expand((self._records.popleft(),)))
-        batch = [self._users.popleft() for _ in range(min(room, len(self._users)))]
+            self._users[:0] = self._expand((self._records.pop(),))[::-1]
+        batch = _cut(self._users, room)
         last = self._token(batch[-1])
         # Once all of an aggregate is handed out, the position says so: it is not read again.
         return batch, max(self.position, last + 1 if self._users else after_all(last))
@@ -94,3 +94,12 @@ class Slices(Generic[R]):
             if young < len(arrivals):
                 self._since = -inf
         return batch
+
+
+def _cut(left: list[R], count: int) -> list[R]:
+    """The next ones, at most so many (1 or more), in order: in one piece, for there are thousands, and out of `left`, so that they die once
+    they are done."""
+    cut = left[-count:]
+    del left[-count:]
+    cut.reverse()
+    return cut

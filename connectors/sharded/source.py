@@ -25,9 +25,13 @@ def sharded_source(
     position: Position,
     timestamp: str | float | None = None,
 ) -> OrderedSource:
-    """`position` and `timestamp`: where shards without progress start, as the options say. Raises SourceError for a time to come."""
+    """`position` and `timestamp`: where shards without progress start, as the options say. Raises SourceError for a time to come.
+
+    LATEST begins by the service's clock, which records are stamped by: by ours, if it is ahead, what comes next would be passed over.
+    """
+    heard = dialect.client.heard() if position == "LATEST" else None
     try:
-        start = origin(position, timestamp, context.clock())
+        start = origin(position, timestamp, context.clock() if heard is None else heard)
     except ValueError as error:
         raise SourceError(f"{dialect.place}: {error}") from None
     return OrderedSource(

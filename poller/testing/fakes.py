@@ -99,6 +99,8 @@ class FakeEvent:
 class FakeFormat:
     """The format of `FakeRecord`s."""
 
+    arn = "arn:aws:kinesis:local:000000000000:stream/fake"
+
     def facts(self, records: Sequence[FakeRecord]) -> FakeFacts:
         return FakeFacts(records)
 

@@ -29,6 +29,9 @@ class WatchedHandler:
         life.gate.check()
         names = [str(identifier) for identifier in event.identifiers()]
         invocation = world.oracle.begin(life.name, call.lane, names)
+        windows, given = world.windows, event.mapping() if world.windows else {}
+        if windows:
+            windows.begin(given, names)
         try:
             await asyncio.sleep(world.random.expovariate(4.0))
         except asyncio.CancelledError:
@@ -37,13 +40,20 @@ class WatchedHandler:
             else:
                 world.count("handed back")
                 world.oracle.free(invocation)
+                if windows:
+                    windows.free(given)
             raise
         if life.gate.shut:
             world.oracle.died(invocation)
             life.gate.check()
         response, handled = world.behave(names)
+        if windows:
+            forgetful = not world.calm and world.happens(world.scenario.transient)
+            response, handled = windows.answer(given, response, handled, forgetful)
         if isinstance(response, Busy):
             world.oracle.free(invocation)
+            if windows:
+                windows.free(given)
         else:
             world.oracle.end(invocation, handled)
         return response

@@ -52,6 +52,12 @@ class Installed:
     def run(self, program: str, *arguments: str) -> str:
         return _run([str(self.environment / "bin" / program), *arguments], self.elsewhere)
 
+    def lend(self, *requirements: str) -> None:
+        """What these bring along is there too from now on."""
+        (site,) = self.environment.glob("lib/python*/site-packages")
+        for name in _closure([*requirements]):
+            _link(name, site)
+
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
@@ -61,10 +67,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
     _run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)], elsewhere)
-    (site,) = environment.glob("lib/python*/site-packages")
-    for name in _closure(PROJECT["dependencies"]):
-        _link(name, site)
-    return Installed(environment, elsewhere)
+    made = Installed(environment, elsewhere)
+    made.lend(*PROJECT["dependencies"])
+    return made
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -118,8 +123,33 @@ def test_the_program_runs_from_another_folder(installed: Installed) -> None:
     assert "Usage: poller" in installed.run("poller", "--help")
 
 
+CONFIG = """
+[poller]
+store = "postgresql://127.0.0.1:1/poller"
+[functions.f]
+handler = "app.py:handle"
+[mappings.m]
+function = "f"
+source = { type = "sqs", queue = "https://queue.test/orders" }
+"""
+
+
+def test_what_an_extra_brings_is_asked_for_only_where_it_is_used(installed: Installed) -> None:
+    (installed.elsewhere / "app.py").write_text("def handle(event, context): ...\n")
+    (installed.elsewhere / "poller.toml").write_text(CONFIG.replace("postgresql://127.0.0.1:1/poller", "memory:"))
+    assert "nothing wrong with the file" in installed.run("poller", "check")
+    (installed.elsewhere / "poller.toml").write_text(CONFIG)
+    with pytest.raises(
+        AssertionError, match=r"needs the module 'asyncpg', which is not installed; run `pip install 'esm-poller\[postgresql\]'`"
+    ):
+        installed.run("poller", "check")
+    installed.lend(*PROJECT["optional-dependencies"]["postgresql"])
+    assert "nothing wrong with the file" in installed.run("poller", "check")
+
+
 def test_every_module_imports_from_the_wheel(installed: Installed, contents: set[str]) -> None:
-    """poller.testing apart: contract suites may ask for pytest and Hypothesis, which nobody needs to run the program."""
+    """With what extras bring. poller.testing apart: contract suites may ask for pytest and Hypothesis, which nobody needs to run it."""
+    installed.lend(*(requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra))
     modules = [re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".") for name in contents if name.endswith(".py")]
     wanted = sorted(name for name in modules if not name.startswith("poller.testing") and not name.endswith("__main__"))
     program = "import importlib, sys\nfor name in sys.argv[1:]:\n    print(importlib.import_module(name).__file__)"

@@ -272,10 +272,10 @@ async def test_workers_share_shards_and_a_stopped_one_hands_its_own_on_at_once()
     await at(2)
     second = Worker(scene, stream, "b")
     await at(5)
-    assert (first.lanes, second.lanes) == (["s1", "s2"], [])
+    assert sorted(first.lanes + second.lanes) == ["s1", "s2"] and len(first.lanes) == 1
     await first.stop()
     stopped = now()
-    await at(stopped + 1.5)
+    await at(stopped + 1.0)
     assert second.lanes == ["s1", "s2"]
     await second.stop()
 

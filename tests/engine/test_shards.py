@@ -16,7 +16,7 @@ from poller.ordered_source import DAMAGED_SECONDS, LEASE_SECONDS, SCAN_SECONDS, 
 from poller.progress import Progress
 from poller.protocols import Source
 from poller.settings import Backoff
-from poller.stores.memory import MemoryLeases
+from poller.stores.memory import MemoryLeases, MemoryStates
 from poller.testing.fakes import FORMAT, FakeRecord, FakeShards, FakeStream, Gate
 from tests.engine.scenes import DONE, Checkpoints, Scene, Script, Store, at, block, failing, now, taking, virtually, wall
 
@@ -75,10 +75,10 @@ class CountedLeases(MemoryLeases):
         self.crashed = set[str]()
         self.seconds = dict[str, float]()
 
-    async def claim(self, key: LaneKey, owner: str, now: float, duration: float) -> Lease | None:
+    async def claim(self, key: LaneKey, owner: str, now: float, duration: float, ask: bool = False) -> Lease | None:
         self.claims[owner, key.lane] += 1
         await asyncio.sleep(self.seconds.get(owner, 0.0))
-        return await super().claim(key, owner, now, duration)
+        return await super().claim(key, owner, now, duration, ask)
 
     async def drop(self, lease: Lease) -> None:
         if lease.owner not in self.crashed:
@@ -107,6 +107,7 @@ class CountedStore(Store):
         super().__init__()
         self.leases: CountedLeases = CountedLeases()
         self.checkpoints: CountedCheckpoints = CountedCheckpoints(self)
+        self.states = MemoryStates(self.leases)
 
     def ended(self, lane: str) -> bool:
         saved = self.checkpoints._saved.get(LaneKey("orders", "fake", lane))

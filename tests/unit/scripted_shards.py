@@ -103,7 +103,10 @@ class Service:
         end = min(len(kept.records), at + min(limit, self.most))
         found = [cast("Any", KinesisRecord)(*[getattr(each, name) for name in each.__struct_fields__]) for each in kept.records[at:end]]
         following = None if kept.closed and end == len(kept.records) else f"{self.epoch} {end}"
-        return Records(found, following, 1.0 if end < len(kept.records) else 0.0, (), sum(len(each.data) for each in found))
+        return Records(found, following, 1.0 if end < len(kept.records) else 0.0, sum(len(each.data) for each in found))
+
+    def heard(self) -> float | None:
+        return None
 
     async def aclose(self) -> None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 from benchmarks import engine, journal, local
 from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.comparison import Comparison, Limit, Reading, Result, Side, compare, measured, table
+from benchmarks.kinesis_server import FIRST, shard_name
+from benchmarks.kinesis_server import Server as KinesisServer
 from benchmarks.sqs_server import Server
+from connectors.kinesis.client import KinesisRecord, answered
+from connectors.sharded.shards import Records
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +127,28 @@ async def test_the_canned_server_gives_out_what_it_has() -> None:
     server = Server(12, 200)
     sizes = [len(json.loads(await server.answer("ReceiveMessage", {"MaxNumberOfMessages": 10}, "")).get("Messages", ())) for _ in range(3)]
     assert sizes == [10, 2, 0]
+
+
+async def test_the_canned_stream_goes_on_where_it_is_asked_to() -> None:
+    server, shard = KinesisServer(3, 100, 200), shard_name(2)
+
+    async def iterator(kind: str, **more: str) -> str:
+        asked = {"ShardId": shard, "ShardIteratorType": kind, **more}
+        return str(json.loads(await server.answer("GetShardIterator", asked, ""))["ShardIterator"])
+
+    async def records(following: str | None, limit: int = 1000) -> Records[KinesisRecord]:
+        return answered(await server.answer("GetRecords", {"ShardIterator": following, "Limit": limit}, ""), shard)
+
+    first = await records(await iterator("TRIM_HORIZON"))
+    second = await records(first.following, 7)
+    assert [int(each.sequence) for each in (*first.records, *second.records)] == [FIRST + number for number in range(107)]
+    assert {len(b64decode(each.data)) for each in first.records} == {200}
+    assert first.behind
+    last = second.records[-1].sequence
+    after = await records(await iterator("AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=last), 1)
+    at = await records(await iterator("AT_SEQUENCE_NUMBER", StartingSequenceNumber=last), 1)
+    assert [int(each.records[0].sequence) for each in (after, at)] == [FIRST + 107, FIRST + 106]
+    assert len(json.loads(await server.answer("ListShards", {}, ""))["Shards"]) == 3
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ class StreamConnector:
     options = StreamOptions
 
     def traits(self, options: StreamOptions) -> Traits:
-        return Traits("stream", default_batch_size=100, default_batching_window=0.5 if options.mode == "kafka" else 0.0)
+        kafka = options.mode == "kafka"
+        return Traits("stream", default_batch_size=100, default_batching_window=0.5 if kafka else 0.0, tumbling=not kafka)
 
 
 class AcmeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +71,20 @@ class AcmeKind:
     options = AcmeOptions
 
 
+class FleetKind:
+    """A kind of store that hosts share."""
+
+    shared = True
+
+    def check(self, url: str, base: Path) -> None:
+        if not url.startswith("fleet://"):
+            raise ConfigError(["no host", "no table"])
+
+
 PARTS: dict[str, dict[str, Any]] = {
     "poller.connectors": {"sqs": QueueConnector(), "local-stream": StreamConnector()},
     "poller.handlers": {"python": handler_part, "inline": handler_part, "acme": AcmeKind()},
+    "poller.stores": {"fleet": FleetKind()},
 }
 
 

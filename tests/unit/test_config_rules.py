@@ -84,6 +84,50 @@ def test_a_fifo_queue_is_limited_always(complain: Complain, line: str, sentence:
     assert complain(mapping(f'defaults = "{defaults}"', line, source=FIFO)) == [f"poller.toml:5: [mappings.m{sentence}"]
 
 
+WHOLE = 'allowed whole seconds from "0s" (none) to "900s"'
+
+
+@pytest.mark.parametrize(
+    ("source", "lines", "problems"),
+    [
+        (STREAM, ['tumbling_window = "901s"'], [f'5: [mappings.m.tumbling_window] found "901s"; {WHOLE}; did you mean "900s"?']),
+        (STREAM, ['tumbling_window = "1500ms"'], [f'5: [mappings.m.tumbling_window] found "1500ms"; {WHOLE}; did you mean "2s"?']),
+        (
+            STREAM,
+            ['tumbling_window = "1m"', "parallelization_factor = 2"],
+            [
+                "6: [mappings.m.parallelization_factor] found 2 with a tumbling_window; allowed 1 with a tumbling_window: its state goes "
+                "from batch to batch"
+            ],
+        ),
+        (
+            QUEUE,
+            ['tumbling_window = "1m"'],
+            [
+                '5: [mappings.m.tumbling_window] found a key for streams, and the source type "sqs" is a queue; '
+                "allowed on a queue: no tumbling window"
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("defaults", ["safe", "aws"])
+def test_tumbling_windows(complain: Complain, source: str, lines: list[str], problems: list[str], defaults: str) -> None:
+    assert complain(mapping(f'defaults = "{defaults}"', *lines, source=source)) == [f"poller.toml:{problem}" for problem in problems]
+
+
+@pytest.mark.parametrize("lines", [['tumbling_window = "0s"', "parallelization_factor = 2"], ['tumbling_window = "15m"']])
+def test_tumbling_windows_that_are_allowed(read: Read, lines: list[str]) -> None:
+    assert read(mapping(*lines, source=STREAM)).mappings["m"].settings.tumbling_window in {0, 900}
+
+
+def test_a_source_without_tumbling_windows() -> None:
+    table = MappingTable(function="f", source={}, tumbling_window="1m")
+    case = Case(table, {}, "kafka", Traits("stream", 100), safe=True)
+    assert [tuple(breach) for breach in breaches(case)] == [
+        ("tumbling_window", '"1m"', 'no tumbling window for the source type "kafka"', None)
+    ]
+
+
 AWS = 'allowed under defaults = "aws":'
 
 
@@ -206,3 +250,10 @@ def test_what_aws_accepted_is_accepted_and_what_it_refused_is_refused(read: Read
         made = read(text).mappings["m"].settings
         assert made.batching.size == config.get("BatchSize", made.batching.size)
         assert made.failure.maximum_retry_attempts == (None if (n := config.get("MaximumRetryAttempts", -1)) == -1 else n)
+
+
+def test_a_tumbling_window_leaves_room_for_its_state(read: Read) -> None:
+    windowed = read(mapping('tumbling_window = "2m"', source=STREAM)).mappings["m"].settings
+    plain = read(mapping("", source=STREAM)).mappings["m"].settings
+    assert (windowed.tumbling_window, plain.tumbling_window) == (120, 0)
+    assert plain.batching.maximum_bytes - windowed.batching.maximum_bytes == 1_048_576

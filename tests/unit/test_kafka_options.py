@@ -94,6 +94,12 @@ def test_what_is_allowed(changes):
     connector.traits(options(**changes))
 
 
+def test_each_worker_of_a_daemon_is_a_static_member_of_its_own():
+    static = options(group_instance_id="host-1")
+    assert [static.instance_of(worker) for worker in (0, 1, 2)] == ["host-1", "host-1-1", "host-1-2"]
+    assert options().instance_of(2) is None
+
+
 def test_iam_means_tls():
     assert options().encrypted is None
     assert options(sasl=Sasl(mechanism="PLAIN", **LOGIN)).encrypted is None

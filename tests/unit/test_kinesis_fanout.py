@@ -20,14 +20,13 @@ from connectors.kinesis.format import KinesisFormat
 from connectors.kinesis.pushes import AWAY, MOST_BYTES, MOST_RECORDS, PATIENCE, Again, Inbox, Poll, Subscriptions
 from connectors.sharded.dialect import Dialect
 from connectors.sharded.sequence import TRIM_HORIZON, Start, after_all, token
-from connectors.sharded.shards import Expired, Gone, Refused, Shard, Throttled, Trimmed
+from connectors.sharded.shards import Expired, Gone, Refused, Throttled, Trimmed
 from poller.errors import LaneEnded, NotConnected, SourceError
 from poller.ordered import Reader
 from poller.progress import ORIGIN
 from poller.testing.clock import run_virtually
 from poller.testing.strategies import counter_test, laws
 
-CHILD = Shard("child", ("s",))
 CONSUMER = "arn:aws:kinesis:us-east-1:123456789012:stream/orders/consumer/c:1"
 
 
@@ -291,7 +290,7 @@ def after_its_beginning(*sequences: int) -> Callable[[Start], Pushed]:
     return lambda start: pushed(int(start.sequence or 0), *sequences)
 
 
-END = Pushed([], None, 0.0, (CHILD,))
+END = Pushed([], None, 0.0)
 FOREVER: Sequence[Event] = [3600.0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connectors.kinesis.client import KinesisRecord
-from connectors.sharded.listing import TRIES, StreamShards
+from connectors.sharded.listing import PATIENCE, TRIES, StreamShards
 from connectors.sharded.shards import Expired, Gone, Refused, Throttled
 from poller.errors import LaneEnded, NotConnected
 from poller.lineage import Shard
@@ -70,6 +70,51 @@ async def test_a_page_that_is_throttled_is_asked_for_again_and_an_expired_token_
         service.refuse = refusing_once("200", refused)
         assert len(await listing(service).shards()) == 250
         assert service.count("shards") == calls + (1 if isinstance(refused, Expired) else 0)
+
+
+@virtually
+async def test_pages_that_are_throttled_once_each_are_a_listing_all_the_same() -> None:
+    service = Service()
+    for n in range(100 * 2 * TRIES):
+        service.add(f"s{n}")
+    refused = set[str]()
+
+    def once(_operation: str, page: str) -> Refused | None:
+        first, _ = page not in refused, refused.add(page)
+        return Throttled("slow", 1.0) if first else None
+
+    service.refuse = once
+    assert len(await listing(service).shards()) == 100 * 2 * TRIES
+
+
+@virtually
+async def test_a_listing_that_takes_long_keeps_nobody_from_what_is_known() -> None:
+    """Leases of a worker that has crashed wait for no listing. What comes of it is told later, once: the listing, or why there is none."""
+    service, loop = Service(), asyncio.get_running_loop()
+    service.add("s")
+    shards = listing(service)
+    known = await shards.shards()
+    service.add("t")
+    throttled = True
+    service.refuse = lambda *_: Throttled("slow", 1.0) if throttled else None
+    await asyncio.sleep(20)
+    looks, failures = 0, 0
+    while failures < 2:
+        began = loop.time()
+        try:
+            assert await shards.shards() is known
+        except NotConnected:
+            failures += 1
+        assert loop.time() - began <= PATIENCE + 0.01
+        looks += 1
+        await asyncio.sleep(0.75)
+    assert looks > 10
+    assert service.count("shards") == 1 + 2 * TRIES
+    throttled = False
+    while await shards.shards() is known:
+        await asyncio.sleep(0.75)
+    assert [each.name for each in await shards.shards()] == ["s", "t"]
+    await shards.aclose()
 
 
 @virtually

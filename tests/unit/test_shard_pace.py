@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from connectors.dynamodb_streams import client as dynamodb_streams
 from connectors.kinesis import client as kinesis
-from connectors.sharded.pace import LONGEST_REFUSAL, Limits, Pace
+from connectors.sharded.pace import EARLY_SECONDS, LONGEST_REFUSAL, Limits, Pace
 from poller.testing.strategies import counter_test, dice, laws
 
 SERVICES = (kinesis.LIMITS, dynamodb_streams.LIMITS)
@@ -92,7 +93,8 @@ def test_what_is_behind_is_read_as_soon_as_is_allowed_and_the_head_soon_enough(l
         if behind or limits.full(count, size):
             assert ready - asked == pytest.approx(allowed)
         else:
-            assert limits.busy - 1e-9 <= ready - asked <= max(allowed, limits.idle) + 1e-9
+            assert allowed - 1e-9 <= ready - asked <= max(allowed, limits.idle + EARLY_SECONDS) + 1e-9
+            assert not count or ready - asked >= limits.busy - 1e-9
 
 
 @pytest.mark.parametrize("limits", SERVICES)
@@ -103,6 +105,40 @@ def test_an_idle_shard_costs_one_call_in_so_long(limits: Limits) -> None:
     for _ in range(10):
         busy = busy.answered(0.0, 0, 0, 0.0)
     assert busy.answered(0.0, 1, 10, 0.0).ready == limits.busy, "a record that comes wakes it"
+
+
+def are_asked_in_step(begin: Callable[[Limits], Pace]) -> None:
+    """The law: wherever idle shards begin, and however late or early each call goes out, they come to the same moments, and stay there."""
+
+    @laws(200)
+    @given(limited, st.floats(0, 1e6), st.lists(st.floats(-EARLY_SECONDS / 2, 0.04), min_size=5, max_size=40))
+    def law(limits: Limits, now: float, late: list[float]) -> None:
+        pace, asked = begin(limits), [now]
+        for more in late:
+            pace = pace.answered(asked[-1], 0, 0, 0.0)
+            ticks = pace.ready / limits.busy
+            assert ticks == pytest.approx(round(ticks), abs=1e-6) or pace.ready == pytest.approx(asked[-1] + 1 / limits.reads)
+            asked.append(pace.ready + more)
+        apart = [after - before for before, after in pairwise(asked[3:])]
+        assert all(limits.idle - 0.05 <= seconds <= limits.idle + 0.05 for seconds in apart)
+
+    law()
+
+
+def test_idle_shards_are_asked_in_step() -> None:
+    are_asked_in_step(Pace)
+
+
+class Apart(Pace):
+    """Asks again after so long, whenever that is."""
+
+    def answered(self, asked: float, count: int, size: int, behind: float | None) -> Pace:
+        return Apart(self.limits, asked + self.limits.idle)
+
+
+def test_the_law_rejects_who_goes_by_himself() -> None:
+    with counter_test(), pytest.raises(AssertionError):
+        are_asked_in_step(Apart)
 
 
 @laws(200)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from connectors.kinesis.aggregation import expanded
 from connectors.sharded.reader import ShardReader
 from connectors.sharded.sequence import apart, place, token
-from connectors.sharded.shards import Gone, Throttled
+from connectors.sharded.shards import Expired, Gone, Refused, Throttled, Trimmed
 from connectors.sharded.slices import Slices
 from poller.errors import LaneEnded, NotConnected
 from poller.progress import ORIGIN
@@ -179,6 +179,43 @@ def test_a_position_that_is_kept_is_no_loss(silent: bool) -> None:
         with pytest.raises(LaneEnded):
             await reader(service, of=of).read(token(4) + 1, "TRIM_HORIZON", 10)
         assert of.tally.expired == 0
+
+    run_virtually(main())
+
+
+def test_what_is_trimmed_again_before_it_is_read_is_counted_once() -> None:
+    async def main() -> None:
+        service, of = Service(silent=False), context()
+        kept = service.add("s")
+        kept.records += [record(number) for number in range(10)]
+        kept.trimmed = 6
+        left = [Trimmed("trimmed")] * 3
+        service.refuse = lambda operation, _: left.pop() if left and operation == "records" else None
+        found = await reader(service, of=of).read(token(2) + 1, "TRIM_HORIZON", 10)
+        assert numbers(list(found[0])) == [(6, 0), (7, 0), (8, 0), (9, 0)]
+        assert of.tally.expired == 1
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("refused", [Throttled("others read it too", 1.0), Expired("too old")])
+def test_who_is_refused_again_and_again_says_so_and_goes_on(refused: Refused) -> None:
+    async def main() -> None:
+        loop, service = asyncio.get_running_loop(), Service()
+        service.add("s").records.append(record(1))
+        service.refuse = lambda operation, _: refused if operation == "records" else None
+        shard, told = reader(service), 0
+        while loop.time() < 600:
+            try:
+                assert await shard.read(ORIGIN, "TRIM_HORIZON", 10) == ((), ORIGIN)
+            except NotConnected as error:
+                told += str(error) == refused.text
+        assert service.count("records") // 5 - 1 <= told <= service.count("records") // 5
+        assert service.count("records") < 70 or isinstance(refused, Expired)
+        service.refuse = lambda _operation, _what: None
+        async with asyncio.timeout(20):
+            while not (await shard.read(ORIGIN, "TRIM_HORIZON", 10))[0]:
+                pass
 
     run_virtually(main())
 
