@@ -168,7 +168,8 @@ class Source(Protocol):
         """What makes it the same source tomorrow: an ARN, cluster id + topic + group, a local path + name."""
 
     def lanes(self) -> AsyncIterator[Lane]:
-        """Lanes as this worker is given them; ends when there never will be another. Raises NotConnected: the engine asks again; SourceReplaced."""
+        """Lanes as this worker is given them; ends when there never will be another. Raises NotConnected: the engine asks again; and
+        SourceReplaced."""
 
     async def aclose(self) -> None: ...
 

@@ -5,6 +5,7 @@ Imported only when a source opens: the vendor's library takes 300 ms to import. 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -21,7 +22,7 @@ from connectors.aws.credentials import mapped, session_for
 from connectors.aws.json import ErrorAnswer, JsonCaller, Service, date
 from connectors.aws.refusals import Place, refusal
 from connectors.aws.sigv4 import Credentials
-from connectors.sharded.shards import Refused
+from connectors.sharded.shards import Heard, Refused
 from poller.errors import NotConnected
 
 UNLIMITED = 0
@@ -49,8 +50,8 @@ class AwsConnection:
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._json: JsonCaller | None = None
-        self.heard: float | None = None
-        """The service's own time when it last answered `ask`: epoch seconds, whole ones, so it was that late at least."""
+        self.heard: Heard | None = None
+        """In the last answer to `ask`."""
 
     def __repr__(self) -> str:
         return f"<AwsConnection {self._place.name} [{'closed' if self._client is None else 'open'}]>"
@@ -89,13 +90,14 @@ class AwsConnection:
     async def ask(self, operation: str, **parameters: Any) -> Mapping[str, Any] | Refused:
         """Over botocore: `operation` by its Python name, `parameters` without those that are None. Raises NotConnected, SourceError."""
         given = {name: value for name, value in parameters.items() if value is not None}
+        sent = asyncio.get_running_loop().time()
         try:
             with self._mapped(operation):
                 answer: Mapping[str, Any] = await getattr(self._client, operation)(**given)
         except exceptions.ClientError as error:
-            self._hear(error.response)
+            self._hear(error.response, sent)
             return self._refusal(error)
-        self._hear(answer)
+        self._hear(answer, sent)
         return answer
 
     async def read(self, operation: str, parameters: Mapping[str, Any]) -> bytes | Refused:
@@ -122,9 +124,10 @@ class AwsConnection:
         except exceptions.ClientError as known:
             return self._refusal(known)
 
-    def _hear(self, answer: Mapping[str, Any]) -> None:
+    def _hear(self, answer: Mapping[str, Any], sent: float) -> None:
         told = date(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
-        self.heard = self.heard if told is None else told
+        if told is not None:
+            self.heard = Heard(told, sent, asyncio.get_running_loop().time())
 
     def _refusal(self, error: exceptions.ClientError) -> Refused:
         details: Mapping[str, Any] = error.response.get("Error", {})

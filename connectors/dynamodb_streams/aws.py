@@ -11,7 +11,7 @@ from connectors.dynamodb_streams.client import ChangeRecord, StreamPage, answere
 from connectors.sharded.iterators import Iterators
 from connectors.sharded.iterators import shard as shard_of
 from connectors.sharded.sequence import Start
-from connectors.sharded.shards import REFUSED, Records, Refused
+from connectors.sharded.shards import REFUSED, Heard, Records, Refused
 
 STREAMS = Service("dynamodbstreams", "dynamodb", "DynamoDBStreams_20120810", "1.0")
 
@@ -70,7 +70,7 @@ class AwsDynamoDB:
     async def records(self, iterator: str, shard: str, limit: int) -> Records[ChangeRecord] | Refused:
         return await self._iterators.records(iterator, shard, limit)
 
-    def heard(self) -> float | None:
+    def heard(self) -> Heard | None:
         return self._aws.heard
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ from connectors.kinesis.client import Consumer, KinesisRecord, Pushed, Stream, a
 from connectors.sharded.iterators import Iterators, moment
 from connectors.sharded.iterators import shard as shard_of
 from connectors.sharded.sequence import Start
-from connectors.sharded.shards import REFUSED, Page, Records, Refused
+from connectors.sharded.shards import REFUSED, Heard, Page, Records, Refused
 
 KINESIS = Service("kinesis", "kinesis", "Kinesis_20131202", "1.1")
 
@@ -102,7 +102,7 @@ class AwsKinesis:
             except Exception as error:  # what is not botocore's comes out again
                 yield self._aws.refused("subscribe_to_shard", error)
 
-    def heard(self) -> float | None:
+    def heard(self) -> Heard | None:
         return self._aws.heard
 
     async def aclose(self) -> None:

@@ -39,7 +39,7 @@ class Iterators(Generic[R]):
             return await self._iterator(stream, shard, start)
         except WrongCall:
             heard = self._aws.heard
-            if start.time is None or heard is None or start.time <= heard:
+            if start.time is None or heard is None or start.time <= heard.time:
                 raise
             return await self._iterator(stream, shard, LATEST)
 

@@ -48,6 +48,20 @@ class Records(Generic[R_co]):
     size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a service's clock said in an answer: `time` in epoch seconds, whole ones. `sent` and `received`: when, by the loop's clock."""
+
+    time: float
+    sent: float
+    received: float
+
+    def corrected(self, ours: float, now: float) -> float:
+        """Our clock's time `ours` at the loop's time `now`, if it may be right; else the service's, or up to a second less."""
+        sent, received = ours - (now - self.sent), ours - (now - self.received)
+        return ours if self.time <= received and sent < self.time + 1.0 else self.time + (now - self.received)
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +113,5 @@ class ShardReading(Protocol[R_co]):
     async def records(self, iterator: str, shard: str, limit: int) -> Records[R_co] | Refused:
         """At most `limit` records of `shard`, in order; none is no sign that there are none further on."""
 
-    def heard(self) -> float | None:
-        """The service's time (epoch seconds) when it last answered a call other than `records`, or less than a second before; None: it
-        did not say."""
+    def heard(self) -> Heard | None:
+        """Of the last answer to a call other than `records`; None: it did not tell."""

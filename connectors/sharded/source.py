@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 from connectors.sharded.dialect import Dialect
@@ -29,9 +30,9 @@ def sharded_source(
 
     LATEST begins by the service's clock, which records are stamped by: by ours, if it is ahead, what comes next would be passed over.
     """
-    heard = dialect.client.heard() if position == "LATEST" else None
+    now, heard = context.clock(), dialect.client.heard() if position == "LATEST" else None
     try:
-        start = origin(position, timestamp, context.clock() if heard is None else heard)
+        start = origin(position, timestamp, now if heard is None else heard.corrected(now, asyncio.get_running_loop().time()))
     except ValueError as error:
         raise SourceError(f"{dialect.place}: {error}") from None
     return OrderedSource(

@@ -15,7 +15,7 @@ from connectors.sharded.dialect import Dialect
 from connectors.sharded.pace import Limits
 from connectors.sharded.reader import ShardReader
 from connectors.sharded.sequence import Start
-from connectors.sharded.shards import Expired, Gone, Page, Records, Refused, Shard, Trimmed
+from connectors.sharded.shards import Expired, Gone, Heard, Page, Records, Refused, Shard, Trimmed
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop
@@ -105,7 +105,7 @@ class Service:
         following = None if kept.closed and end == len(kept.records) else f"{self.epoch} {end}"
         return Records(found, following, 1.0 if end < len(kept.records) else 0.0, sum(len(each.data) for each in found))
 
-    def heard(self) -> float | None:
+    def heard(self) -> Heard | None:
         return None
 
     async def aclose(self) -> None:

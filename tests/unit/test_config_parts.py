@@ -151,4 +151,5 @@ def test_the_shared_parts_are_found_like_any_others() -> None:
         ("acme", "esm-poller", ""),
         ("inline", "esm-poller", ""),
         ("python", "esm-poller", ""),
+        ("fleet", "esm-poller", ""),
     ]
