@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.acceptance.shards import Table
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
 
 FAIL = json.dumps({"do": "fail"})
-SOON = {"retry_backoff": {"initial": "10ms", "maximum": "20ms"}, "maximum_retry_attempts": 1}
+SOON: dict[str, Any] = {"retry_backoff": {"initial": "10ms", "maximum": "20ms"}, "maximum_retry_attempts": 1}
 
 
 def test_a_poison_record_is_kept_and_the_next_daemon_goes_on_without_repeats(site: Site, dynamodb: str) -> None:

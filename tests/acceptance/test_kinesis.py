@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.acceptance.shards import Stream
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
 
 FAIL = json.dumps({"do": "fail"})
-SOON = {"retry_backoff": {"initial": "10ms", "maximum": "20ms"}, "maximum_retry_attempts": 1}
+SOON: dict[str, Any] = {"retry_backoff": {"initial": "10ms", "maximum": "20ms"}, "maximum_retry_attempts": 1}
 
 
 def in_order(bodies: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,5 +91,5 @@ def _busy(site: Site, daemon: DaemonProcess) -> bool:
     return any(each.daemon == daemon.pid for each in site.testimony("begun"))
 
 
-def _listed(site: Site, url: str) -> list[dict[str, object]]:
+def _listed(site: Site, url: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in poller(site, url, "failures", "list", "--json", "-c", "one.toml").splitlines()]

@@ -42,7 +42,7 @@ def rewound(site: Site, *arguments: str) -> dict[str, dict[str, Any]]:
     return {lane["lane"]: lane for lane in document["lanes"]}
 
 
-def configure(site: Site, shards: int = 2, **keys: object) -> None:
+def configure(site: Site, shards: int = 2, **keys: Any) -> None:
     source: dict[str, object] = {"type": "local-stream", "name": "orders", "shards": shards}
     site.write(site.function(), site.mapping("orders", source, batch_size=10, **keys))
 

@@ -63,7 +63,7 @@ def done(site: Site, put: Sequence[tuple[str, str]], file: str) -> bool:
     """Whether it is saved that all of these are done: (shard, sequence number) of each, in order."""
 
     async def saved(store: Store) -> bool:
-        (source,) = await store.checkpoints.sources("orders")
+        (source,) = await store.checkpoints.sources("orders")  # type: ignore[attr-defined]  # each of ours has it
         found = {shard: await store.checkpoints.load(LaneKey("orders", source, shard)) for shard, _ in put}
         return all(
             each is not None and each.checkpoint > token(last) for (_, last), each in zip(dict(put).items(), found.values(), strict=True)
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_the_stream_keeps_no_more_is_told_and_counted_and_gone
 
     async def older(store: Store) -> None:
         """The place after where the shard began: no record is there, as if the one that was had been removed."""
-        (source,) = await store.checkpoints.sources("orders")
+        (source,) = await store.checkpoints.sources("orders")  # type: ignore[attr-defined]  # each of ours has it
         lease = await store.leases.claim(LaneKey("orders", source, name), "someone", time.time(), LEASE)
         assert lease is not None
         await store.checkpoints.save(lease, Progress("TRIM_HORIZON", frontier=token(first) + 1, closed=True))

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ FAIL = json.dumps({"do": "fail"})
 HANG = json.dumps({"do": "hang"})
 
 
-def prepare(site: Site, concurrency: int = 4, slow: str = "0.02", workers: int = 2, **daemon: object) -> None:
+def prepare(site: Site, concurrency: int = 4, slow: str = "0.02", workers: int = 2, **daemon: Any) -> None:
     site.write(
         site.function(concurrency=concurrency, environment={"SLOW": slow}, timeout="60s"),
         site.mapping("orders", QUEUE, batch_size=2),

@@ -169,7 +169,7 @@ class TrustingLane(FleetLane):
     """Believes in its lease, whatever the time."""
 
     @property
-    def trusted_until(self) -> float:  # type: ignore[override]
+    def trusted_until(self) -> float:
         return float("inf")
 
     @trusted_until.setter
@@ -185,7 +185,7 @@ class LongTrustingLane(FleetLane):
     """Believes that all clocks are the same."""
 
     @property
-    def trusted_until(self) -> float:  # type: ignore[override]
+    def trusted_until(self) -> float:
         return self._until + 1.0
 
     @trusted_until.setter

@@ -340,7 +340,7 @@ async def test_a_rewind_that_is_cancelled_while_it_waits_leaves_the_mapping_runn
     await at(1)
     task = asyncio.create_task(rewinding(scene, stream).run(Wish(origin="LATEST")))
     await at(5)
-    assert worker.mapping.state == "pausing"
+    assert [worker.mapping.state] == ["pausing"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

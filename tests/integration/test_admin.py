@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from poller.admin.control import REQUEST_LIMIT, Control, ControlError, ask, is_running
+from poller.admin.commands import REQUEST_LIMIT
+from poller.admin.control import Control, ControlError, ask, is_running
 from poller.admin.health import pages
 from poller.admin.http import HEAD_LIMIT, Answer, HttpServer, parse_listen
 from poller.admin.socket_file import connect, listen, listener
@@ -371,7 +372,7 @@ async def test_a_command_ends_when_its_client_has_gone(tmp_path: Path) -> None:
             stream = ask(server.path, "tail")
             assert await anext(stream) == {"line": 1}
             await commands.tailing.wait()
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             await commands.closed.wait()
     finally:
         await server.aclose()

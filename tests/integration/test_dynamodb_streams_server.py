@@ -254,7 +254,7 @@ async def test_what_is_trimmed(scripted: ScriptedStreams) -> None:
         assert isinstance(before, str)
         assert isinstance(await client.records(before, shard, 10), Trimmed)
         for kind in ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"):
-            assert isinstance(await client.iterator(stream, shard, Start(kind, first)), Trimmed)  # type: ignore[arg-type]
+            assert isinstance(await client.iterator(stream, shard, Start(kind, first)), Trimmed)
         assert isinstance(await client.iterator(stream, shard, Start("AFTER_SEQUENCE_NUMBER", second)), Trimmed)
         assert names(stream, await read(client, stream, shard, Start("AT_SEQUENCE_NUMBER", third))) == ["c"]
         assert names(stream, await read(client, stream, shard, TRIM_HORIZON)) == ["c"]

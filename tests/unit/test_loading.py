@@ -88,4 +88,4 @@ def test_a_missing_module_at_home_is_named_as_its_author_knows_it(tmp_path: Path
     write(tmp_path, {"app.py": "import package.missing", "package/__init__.py": ""})
     with pytest.raises(Broken) as caught:
         home.load("app.py:handle")
-    assert home.public(caught.value.message) == "Unable to import module 'app.py': No module named 'package.missing'"
+    assert home.public(str(caught.value)) == "Unable to import module 'app.py': No module named 'package.missing'"

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.kafka import KafkaOptions, connector
+from connectors.kafka import connector
+from connectors.kafka.options import KafkaOptions
 from connectors.local import stream_connector
 from poller.admin.rewinding import Moved, Preview, Wish
 from poller.cli.rewinding import page, wished

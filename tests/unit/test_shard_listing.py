@@ -80,7 +80,8 @@ async def test_pages_that_are_throttled_once_each_are_a_listing_all_the_same() -
     refused = set[str]()
 
     def once(_operation: str, page: str) -> Refused | None:
-        first, _ = page not in refused, refused.add(page)
+        first = page not in refused
+        refused.add(page)
         return Throttled("slow", 1.0) if first else None
 
     service.refuse = once
@@ -122,7 +123,7 @@ async def test_who_is_refused_for_ever_gives_up() -> None:
     for refused in (Throttled("slow", 1.0), Expired("old")):
         service = Service()
         service.add("s")
-        service.refuse = lambda *_, refused=refused: refused  # type: ignore[misc]
+        service.refuse = lambda *_, refused=refused: refused
         with pytest.raises(NotConnected):
             await listing(service).shards()
         assert service.count("shards") == TRIES

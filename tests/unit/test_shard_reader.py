@@ -152,7 +152,7 @@ def test_a_position_that_was_trimmed_is_said_and_counted_once(silent: bool, capl
         kept.trimmed = 6
         shard = reader(service, of=of)
         found, position = await shard.read(position, "TRIM_HORIZON", 10)
-        assert numbers(records + list(found)) == [(number, 0) for number in (0, 1, 2, 6, 7, 8, 9)]
+        assert numbers([*records, *found]) == [(number, 0) for number in (0, 1, 2, 6, 7, 8, 9)]
         assert of.tally.expired == 1
         service.epoch += 1
         kept.records.append(record(20))

@@ -57,7 +57,7 @@ def adds_up(split: Split, limit: int, workers: int) -> bool:
 @settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 40), st.integers(1, 40))
 def test_shares_add_up(limit: int, workers: int, first: int) -> None:
-    assert adds_up(lambda *case: share(*case, first), limit, workers)
+    assert adds_up(lambda limit, number, workers: share(limit, number, workers, first), limit, workers)
 
 
 def test_the_law_rejects_a_share_of_at_least_one() -> None:

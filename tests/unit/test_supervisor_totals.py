@@ -265,7 +265,10 @@ def test_a_stop_is_one_reason() -> None:
 
 
 def test_the_worst_state_is_shown_and_a_disabled_mapping_stays_so() -> None:
-    parts = [MappingStatus(name="orders", state=state, last_error=error) for state, error in (("running", ""), ("reconnecting", "refused"))]
+    parts = [
+        MappingStatus(name="orders", state="running"),
+        MappingStatus(name="orders", state="reconnecting", last_error="refused"),
+    ]
     off = MappingStatus(name="off", enabled=False, state="stopped")
     status = total(own("orders", "off"), [seen(n, told(part, off)) for n, part in enumerate(parts, 1)])
     assert [(each.name, each.state, each.last_error) for each in status.mappings] == [
