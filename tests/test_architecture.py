@@ -71,6 +71,7 @@ PURE = {
     "poller.sharing",
     "poller.stores.fencing",
     "poller.stores.ids",
+    "poller.stores.kept",
     "poller.stores.urls",
     "poller.strands",
     "poller.units",

@@ -6,13 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from connectors.postgresql.connections import Connection
 from connectors.postgresql.texts import text
-from poller.errors import StoreError
-from poller.model import Entry, Fault, KeptRecord, Row, Selection
+from poller.model import KeptRecord, Row, Selection
 from poller.stores.ids import SHOWN, meant
+from poller.stores.kept import Kept, row
 
 _ENTRY = {  # field of an Entry -> where it is kept
     **{field: f"origins.{field}" for field in ("mapping", "source", "lane")},
@@ -36,10 +34,10 @@ async def select(connection: Connection, selection: Selection) -> list[Row]:
     limit = f"LIMIT ${len(values) + 1}::bigint"
     query = f"SELECT {_COLUMNS} {_FROM} WHERE {where} ORDER BY failures.time, failures.number {limit}"
     found = await connection.fetch(query, *values, selection.limit)
-    records: dict[int, list[tuple[KeptRecord, str | None]]] = defaultdict(list)
-    for failure, name, key, arrival, json, identifier in await connection.fetch(_RECORDS, [row[0] for row in found]):
+    records: dict[int, list[Kept]] = defaultdict(list)
+    for failure, name, key, arrival, json, identifier in await connection.fetch(_RECORDS, [columns[0] for columns in found]):
         records[failure].append((KeptRecord(name, key, arrival, json), identifier))
-    return [_row(tuple(columns), records[columns[0]]) for columns in found]
+    return [row(tuple(_ENTRY), tuple(columns), records[columns[0]]) for columns in found]
 
 
 async def count(connection: Connection, selection: Selection) -> int:
@@ -80,22 +78,3 @@ async def _whole(connection: Connection, prefixes: Sequence[str]) -> list[str]:
         if (whole := meant(prefix, candidates)) is not None:
             ids.append(whole)
     return ids
-
-
-def _row(columns: Sequence[Any], records: Sequence[tuple[KeptRecord, str | None]]) -> Row:
-    _, fault, state, failures, changed, *values = columns
-    fields = dict(zip(_ENTRY, values, strict=True))
-    entry = Entry(
-        **fields,
-        fault=_fault(fields["id"], fault),
-        records=tuple(record for record, _ in records),
-        identifiers=tuple(identifier for _, identifier in records if identifier is not None),
-    )
-    return Row(entry, state, failures, changed)
-
-
-def _fault(name: str, kept: bytes | None) -> Fault | None:
-    try:
-        return None if kept is None else msgspec.json.decode(kept, type=Fault)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the fault of failure {name} in the journal is damaged ({error}): restore a backup of the store") from error

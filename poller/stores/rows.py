@@ -7,12 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from poller.errors import StoreError
-from poller.model import Entry, Fault, KeptRecord, Row, Selection
+from poller.model import KeptRecord, Row, Selection
 from poller.stores.entries import chunks, marks
 from poller.stores.ids import SHOWN, meant
+from poller.stores.kept import Kept, row
 
 _ENTRY = {  # field of an Entry -> where it is kept
     **{field: f"lanes.{field}" for field in ("mapping", "source", "lane")},
@@ -34,7 +32,7 @@ def select(connection: sqlite3.Connection, selection: Selection) -> list[Row]:
     )
     found = connection.execute(query, (*values, -1 if selection.limit is None else selection.limit)).fetchall()
     records = _records(connection, [columns[0] for columns in found])
-    return [_row(columns, records[columns[0]]) for columns in found]
+    return [row(tuple(_ENTRY), columns, records[columns[0]]) for columns in found]
 
 
 def count(connection: sqlite3.Connection, selection: Selection) -> int:
@@ -79,29 +77,10 @@ def _whole(connection: sqlite3.Connection, prefixes: Sequence[str]) -> list[str]
     return ids
 
 
-def _records(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, list[tuple[KeptRecord, str | None]]]:
-    found: dict[int, list[tuple[KeptRecord, str | None]]] = defaultdict(list)
+def _records(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, list[Kept]]:
+    found: dict[int, list[Kept]] = defaultdict(list)
     for chunk in chunks(numbers, _SELECTED):
         query = f"SELECT failure, id, key, arrival, json, identifier FROM records WHERE failure IN ({marks(len(chunk))}) ORDER BY number"
         for failure, name, key, arrival, json, identifier in connection.execute(query, chunk):
             found[failure].append((KeptRecord(name, key, arrival, json), identifier))
     return found
-
-
-def _row(columns: Sequence[Any], records: Sequence[tuple[KeptRecord, str | None]]) -> Row:
-    _, fault, state, failures, changed, *values = columns
-    fields = dict(zip(_ENTRY, values, strict=True))
-    entry = Entry(
-        **fields,
-        fault=_fault(fields["id"], fault),
-        records=tuple(record for record, _ in records),
-        identifiers=tuple(identifier for _, identifier in records if identifier is not None),
-    )
-    return Row(entry, state, failures, changed)
-
-
-def _fault(name: str, text: bytes | None) -> Fault | None:
-    try:
-        return None if text is None else msgspec.json.decode(text, type=Fault)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the fault of failure {name} in the journal is damaged ({error}): restore a backup of the store") from error

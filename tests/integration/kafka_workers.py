@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,11 +24,12 @@ from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Call, Entry, Fault, Response, Returned, Selection
 from poller.policy import Block
-from poller.protocols import Event, Format, Lane, Policy, Source
+from poller.protocols import Event, Source
 from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.turn import Turn
 from poller.work import Work
+from tests.integration.attended import Attended, soon
 
 LIMIT = 40.0
 """Seconds any single wait may take; reached only by a failure."""
@@ -146,39 +147,6 @@ class _Played:
         """Nothing is open."""
 
 
-class _Attended:
-    """A source beside which a person stands: where the engine waits a minute for one to act, it waits a moment."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    @property
-    def policy(self) -> Policy:
-        return self._source.policy
-
-    @property
-    def format(self) -> Format:
-        return self._source.format
-
-    @property
-    def identity(self) -> str:
-        return self._source.identity
-
-    async def lanes(self) -> AsyncIterator[Lane]:
-        try:
-            async for lane in self._source.lanes():
-                yield lane
-        except NotConnected as error:
-            raise _soon(error) from error
-
-    async def aclose(self) -> None:
-        await self._source.aclose()
-
-
-def _soon(error: NotConnected) -> NotConnected:
-    return NotConnected(str(error), retry_after=0.1, permanent=error.permanent)
-
-
 class Mapping:
     """One mapping, as all its workers have it. `options` are those of the source."""
 
@@ -235,9 +203,9 @@ class Worker:
             # Not by the connector, which refuses a session as short as some of these tests want it.
             source = await open_source(options, context, connector.policy(options, self.work.settings))
         except NotConnected as error:
-            raise _soon(error) from error
+            raise soon(error) from error
         self.opened.append(source)
-        return _Attended(source)
+        return Attended(source)
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self.runner.run(), name=f"worker {self.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -16,11 +16,12 @@ from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Call, Response, Returned
-from poller.protocols import Event, Format, Lane, Policy, Source
+from poller.protocols import Event, Source
 from poller.settings import Backoff, Batching, Connector, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.turn import Turn
 from poller.work import Work
+from tests.integration.attended import Attended, soon
 
 LIMIT = 40.0
 """Seconds any single wait may take; reached only by a failure."""
@@ -68,39 +69,6 @@ class Mapping:
         self.store = MemoryStore()
 
 
-class _Attended:
-    """A source beside which a person stands: where the engine waits for one to act, it waits a moment."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    @property
-    def policy(self) -> Policy:
-        return self._source.policy
-
-    @property
-    def format(self) -> Format:
-        return self._source.format
-
-    @property
-    def identity(self) -> str:
-        return self._source.identity
-
-    async def lanes(self) -> AsyncIterator[Lane]:
-        try:
-            async for lane in self._source.lanes():
-                yield lane
-        except NotConnected as error:
-            raise _soon(error) from error
-
-    async def aclose(self) -> None:
-        await self._source.aclose()
-
-
-def _soon(error: NotConnected) -> NotConnected:
-    return NotConnected(str(error), retry_after=0.1, permanent=error.permanent)
-
-
 class Worker:
     """A mapping that runs, as a daemon would run it. Leaving the context stops it."""
 
@@ -121,9 +89,9 @@ class Worker:
         mapping = self.mapping
         context = Context(mapping.settings, mapping.store, self.name, time.time, Path(), Path(), tally=self.counters.tally)
         try:
-            return _Attended(await mapping.connector.open(mapping.options, context))
+            return Attended(await mapping.connector.open(mapping.options, context))
         except NotConnected as error:
-            raise _soon(error) from error
+            raise soon(error) from error
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self.runner.run(), name=f"worker {self.name}")
