@@ -24,7 +24,7 @@ from poller.errors import ConfigError, PollerError
 from poller.notify import Notifier
 from poller.registry import Registry
 from poller.status import DaemonStatus
-from poller.supervisor import CLOSING_SECONDS, Supervisor
+from poller.workers.supervisor import CLOSING_SECONDS, Supervisor
 
 log = logging.getLogger("poller.service")
 

@@ -13,9 +13,9 @@ import pytest
 
 from poller.config import Config, load
 from poller.errors import PollerError
-from poller.keeper import Keeper
 from poller.registry import Registry
-from poller.supervisor import Supervisor
+from poller.workers.keeper import Keeper
+from poller.workers.supervisor import Supervisor
 
 UNWELL = (sys.executable, "-P", str(Path(__file__).with_name("unwell_worker.py")))
 

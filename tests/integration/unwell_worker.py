@@ -1,4 +1,4 @@
-"""A worker that lives, and never says how it is: its store is away. Run as `poller.worker` is."""
+"""A worker that lives, and never says how it is: its store is away. Run as `poller.workers.worker` is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker as a process: `python -m poller.worker END SUPERVISOR`, started by poller/keeper.py.
+"""A worker as a process: `python -m poller.workers.worker END SUPERVISOR`, started by keeper.py.
 
 It runs the same daemon as ever, with its share of the limits, and a line to the supervisor in place of socket and pages. END is the number
 of the line's descriptor, SUPERVISOR the process id of who started it; what to do comes through stdin, as an `Assignment`. It dies with
@@ -21,13 +21,13 @@ from poller import logs
 from poller.admin.commands import Command
 from poller.admin.line import WorkerEnd
 from poller.admin.tasks import tasks
-from poller.assignment import Assignment, unpacked
 from poller.config import Config
 from poller.daemon import Daemon
 from poller.errors import PollerError
 from poller.notify import Notifier
 from poller.registry import Registry
 from poller.service import Service, loop_factory
+from poller.workers.assignment import Assignment, unpacked
 
 _PR_SET_PDEATHSIG = 1
 

@@ -25,15 +25,15 @@ import msgspec
 
 from poller.admin.line import Line
 from poller.admin.socket_file import ControlError
-from poller.assignment import Assignment, packed
 from poller.config import Config
-from poller.shares import shared
 from poller.status import DaemonStatus, WorkerState, WorkerStatus
-from poller.totals import Earlier, Seen, ended, learned
+from poller.workers.assignment import Assignment, packed
+from poller.workers.limits import shared
+from poller.workers.totals import Earlier, Seen, ended, learned
 
 log = logging.getLogger("poller.supervisor")
 
-PROGRAM = (sys.executable, "-P", "-m", "poller.worker")
+PROGRAM = (sys.executable, "-P", "-m", "poller.workers.worker")
 """-P: or what lies in the folder that the daemon was started in would be taken for modules of ours."""
 
 STEADY_SECONDS = 60.0

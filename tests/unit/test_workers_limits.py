@@ -14,7 +14,7 @@ from poller.config import Config, MappingConfig, load
 from poller.config.tree import Address
 from poller.registry import Registry
 from poller.settings import Batching, FailureSettings, FunctionSettings, MappingSettings
-from poller.shares import complete, share, shared
+from poller.workers.limits import complete, share, shared
 
 Split = Callable[[int, int, int], int]
 

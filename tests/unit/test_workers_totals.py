@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poller.cli.status import page
-from poller.keeper import delay
 from poller.metrics import MappingCounters, exposition
 from poller.settings import Tally
 from poller.status import (
@@ -26,7 +25,8 @@ from poller.status import (
     WorkerStatus,
     judged,
 )
-from poller.totals import Earlier, Seen, added, ended, learned, total
+from poller.workers.keeper import delay
+from poller.workers.totals import Earlier, Seen, added, ended, learned, total
 from tests.unit.test_metrics import read, sample
 
 NOW = 1_000_000.0

@@ -33,13 +33,13 @@ from poller.admin.tasks import TASKS
 from poller.config import Config
 from poller.daemon import reread
 from poller.errors import PollerError
-from poller.keeper import PROGRAM, Keeper
 from poller.metrics import measure
 from poller.registry import Registry
-from poller.shares import complete
 from poller.status import DaemonStatus, JournalStatus, MappingStatus
-from poller.totals import total
 from poller.unbroken import unbroken
+from poller.workers.keeper import PROGRAM, Keeper
+from poller.workers.limits import complete
+from poller.workers.totals import total
 
 log = logging.getLogger("poller.supervisor")
 

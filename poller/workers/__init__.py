@@ -1,0 +1,1 @@
+"""Several processes for one daemon: a supervisor without lanes, and its workers."""
