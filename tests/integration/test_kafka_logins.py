@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import KafkaClient
 from tests.servers.kafka.secure import KEY_PASSWORD, PASSWORD, USER, KafkaSecure
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("goodbyes")]
 
 BASE = Path("/nowhere")
 
@@ -42,16 +41,6 @@ def bearer(token: str) -> Sasl:
 
 def options(server: str, topic: str = "orders", **changes: Any) -> KafkaOptions:
     return KafkaOptions(**{"bootstrap_servers": [server], "topic": topic, **changes})
-
-
-@pytest.fixture(autouse=True)
-async def goodbyes() -> AsyncIterator[None]:
-    """A broker answers our end of TLS only after the delay that it gives refused logins, and aiokafka does not wait for it: we do."""
-    yield
-    transports = cast("Any", asyncio.get_running_loop())._transports
-    async with asyncio.timeout(10):
-        while any(each._sock is not None for each in transports.values()):
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.servers.kafka.client import Blocking, KafkaClient, Message
 from tests.servers.kafka.cluster import KafkaCluster
 from tests.servers.kafka.secure import KEY_PASSWORD, PASSWORD, USER, Identity, KafkaSecure
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("goodbyes")]
 
 
 async def test_topics_and_records(kafka_client: KafkaClient) -> None:
