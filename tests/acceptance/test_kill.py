@@ -107,9 +107,9 @@ def test_killed_while_a_batch_is_split(site: Site, seed: int) -> None:
     """Never so often at one record that a good one could be lost with its worker as often as is allowed."""
     random = Random(seed)
     prepare(site, bisect=True)
-    lives = [Options(point="begun", count=random.randint(1, 5), owner=OWNER, seed=n) for n in range(1, 4)]
+    # Those that are killed for certain come first: a quick machine may be done before a moment that is drawn.
+    lives = [Options(point="begun", count=random.randint(1, 3), owner=OWNER, seed=n) for n in range(1, 4)]
     lives += [Options(after=random.uniform(0.01, 0.5), owner=OWNER, seed=n) for n in range(4, 6)]
-    random.shuffle(lives)
     assert survive(site, lives) >= 3
     check(site, poison_bound(SIZE, RETRIES), [*BEFORE, *BESIDE, *AFTER], 1)
 
