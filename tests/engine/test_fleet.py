@@ -23,6 +23,8 @@ from poller.stores.memory import MemoryCheckpoints, MemoryStore
 from poller.testing.fleet import Fleet, FleetLane, Report, ShownLeases, rally
 from poller.testing.oracle import Broken
 
+pytestmark = pytest.mark.slow
+
 SEEDS = max(2, int(os.environ.get("POLLER_SEEDS", "30")) // 15)
 
 ENOUGH = 10

@@ -228,6 +228,7 @@ def _silent() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counterpart", COUNTERPARTS, ids=repr)
 def test_a_broken_part_is_found_out(counterpart: Counterpart) -> None:
     with _silent():

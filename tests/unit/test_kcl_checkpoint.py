@@ -86,6 +86,16 @@ def test_kcl_repeats_no_more_than_what_was_done_since_a_record_that_an_earlier_s
         named |= {position & ~1 for position in (progress.frontier, *dict(progress.positions).values()) if position != ORIGIN}
 
 
+def test_records_ahead_are_remembered_while_the_checkpoint_stands_still() -> None:
+    tokens, known = Shard([1, 1, 1, 1, 1], apart=False).tokens, Landmarks()
+    for read in (3, 4):
+        known = known.past(Progress("TRIM_HORIZON", frontier=tokens[read] + 1, positions=((0, tokens[1]),)))
+    assert known.before(tokens[4]) == tokens[3]
+    for _ in range(10):
+        known = known.past(Progress("TRIM_HORIZON", frontier=tokens[4] + 1, positions=((0, tokens[1]),)))
+    assert known.before(tokens[4]) == tokens[3]
+
+
 class Exact(Notation):
     """Says "at X" as if that were "after X"."""
 

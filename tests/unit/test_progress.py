@@ -294,11 +294,11 @@ class Resetting(Tracker):
         Tracker.settle(self, batch, again, tokens, now)
 
 
-BROKEN: list[tuple[type[Tracker], str]] = [
+BROKEN: list[Any] = [
     (Boasting, "law 7"),
     (Leaping, "law 7"),
     (Forgetting, "law 1[01]"),
-    (Blurring, "law 10"),
+    pytest.param(Blurring, "law 10", marks=pytest.mark.slow),  # found out seldom
     (Shortening, "law 10"),
     (Trusting, "law 11"),
     (Relaxing, "law 11"),
