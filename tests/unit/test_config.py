@@ -24,20 +24,8 @@ from tests.unit.test_config_parts import (
     Read,
     StreamOptions,
     entry_points,
-    furnished,
     mapping,
-    reader,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return furnished(tmp_path)
-
-
-@pytest.fixture
-def read(folder: Path) -> Read:
-    return reader(folder)
 
 
 def test_the_file_of_the_design_becomes_plain_values(read: Read, folder: Path) -> None:

@@ -19,28 +19,9 @@ from tests.unit.test_config_parts import (
     STREAM,
     Complain,
     Read,
-    complainer,
     entry_points,
-    furnished,
     mapping,
-    reader,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return furnished(tmp_path)
-
-
-@pytest.fixture
-def read(folder: Path) -> Read:
-    return reader(folder)
-
-
-@pytest.fixture
-def complain(folder: Path) -> Complain:
-    return complainer(folder)
-
 
 KEYS = (
     "batch_size, bisect_batch_on_function_error, defaults, enabled, filters, function, function_response_types, id, log_filtered, "

@@ -18,27 +18,8 @@ from tests.unit.test_config_parts import (
     STREAM,
     Complain,
     Read,
-    complainer,
-    furnished,
     mapping,
-    reader,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return furnished(tmp_path)
-
-
-@pytest.fixture
-def read(folder: Path) -> Read:
-    return reader(folder)
-
-
-@pytest.fixture
-def complain(folder: Path) -> Complain:
-    return complainer(folder)
-
 
 FOR_STREAMS = [
     ("maximum_retry_attempts = 3", "maximum_retry_attempts", "maximum_receive_count, or the queue's redrive policy"),

@@ -12,26 +12,8 @@ from tests.unit.test_config_parts import (
     QUEUE,
     Complain,
     Read,
-    complainer,
-    furnished,
     mapping,
-    reader,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return furnished(tmp_path)
-
-
-@pytest.fixture
-def read(folder: Path) -> Read:
-    return reader(folder)
-
-
-@pytest.fixture
-def complain(folder: Path) -> Complain:
-    return complainer(folder)
 
 
 def test_references_are_resolved_wherever_a_string_may_stand(read: Read, folder: Path) -> None:

@@ -21,27 +21,9 @@ from tests.unit.test_config_parts import (
     Complain,
     Read,
     StreamConnector,
-    complainer,
     entry_points,
-    furnished,
     mapping,
-    reader,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return furnished(tmp_path)
-
-
-@pytest.fixture
-def read(folder: Path) -> Read:
-    return reader(folder)
-
-
-@pytest.fixture
-def complain(folder: Path) -> Complain:
-    return complainer(folder)
 
 
 def places(read: Read, folder: Path, *lines: str, environ: Mapping[str, str] = ENVIRON) -> tuple[str, ...]:

@@ -15,19 +15,7 @@ from connectors.sqs.entries import entries, hidden
 from poller.errors import NotConnected, SourceError
 from tests.servers.loopback import Answer, Request, loopback
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Nothing of the desk that this runs on."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MINE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_credentials")]
 
 
 async def connected(url: str, **options: Any) -> Any:
