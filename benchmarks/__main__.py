@@ -1,6 +1,7 @@
 """All benchmarks, or those named. Ends with 1 when a limit is missed.
 
-python -m benchmarks [engine] [sqs] [local] [filters] [kafka] [kinesis] [journal] [start] [--quick] [--pairs 5] [--folder FOLDER]
+python -m benchmarks [engine] [sqs] [local] [filters] [kafka] [kinesis] [journal] [groups] [replay] [start]
+                     [--quick] [--pairs 5] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks.comparison import Comparison, Measure, Result, compare, measured, table
 
-NAMES = ("engine", "sqs", "local", "filters", "kafka", "kinesis", "journal", "start")
+NAMES = ("engine", "sqs", "local", "filters", "kafka", "kinesis", "journal", "groups", "replay", "start")
 PAIRS, QUICK_PAIRS = 5, 2
 
 

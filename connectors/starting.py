@@ -6,8 +6,9 @@ moment when the mapping first began to read the stream; `poller.shards.beginning
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Position: TypeAlias = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 
@@ -47,3 +48,20 @@ def origin(position: Position, timestamp: str | float | None, now: float) -> str
     if moment > now:
         raise ValueError(f"starting_position_timestamp {timestamp!r} is in the future")
     return f"AT_TIMESTAMP {moment!r}"
+
+
+class ImportedStart(NamedTuple):
+    """The two options, as a document of AWS's has them; `read`: the properties that they are; sentences for a person."""
+
+    options: dict[str, Any]
+    read: frozenset[str]
+    remarks: tuple[str, ...] = ()
+
+
+def imported_start(properties: Mapping[str, Any]) -> ImportedStart:
+    """Of an event source mapping (`poller.importing`). AWS asks for a position; a document without one was not deployed so."""
+    options = {"starting_position": properties.get("StartingPosition", "TRIM_HORIZON")}
+    if options["starting_position"] == "AT_TIMESTAMP" and "StartingPositionTimestamp" in properties:
+        options["starting_position_timestamp"] = properties["StartingPositionTimestamp"]
+    said = () if "StartingPosition" in properties else ("StartingPosition is missing; TRIM_HORIZON is written, which passes nothing over",)
+    return ImportedStart(options, frozenset({"StartingPosition", "StartingPositionTimestamp"}), said)

@@ -1,7 +1,7 @@
 """The daemon: from a configuration to running mappings, and back in order.
 
-    start: store -> control socket -> health pages -> functions -> mappings
-    stop:  mappings leave their lanes (running functions finish, at most `shutdown_grace`) -> functions -> pages, socket -> store
+    start: store -> control socket -> health pages -> functions -> couriers -> mappings
+    stop:  mappings leave their lanes, couriers end (what runs has `shutdown_grace`) -> functions -> pages, socket -> store
 
 `reload` restarts only what changed; a file with errors is refused whole, and everything goes on as it was.
 """
@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, get_args
 from uuid import uuid4
@@ -24,9 +25,12 @@ import msgspec
 from poller import __version__
 from poller.admin.commands import Command
 from poller.admin.face import Face, PublicFace
-from poller.admin.overview import function_statuses, mapping_status
+from poller.admin.overview import destination_statuses, function_statuses, mapping_status
+from poller.circuit import Circuit
 from poller.config import Config, MappingConfig, handler_kind, load
-from poller.errors import ConfigError, LaneLost, PollerError, StoreError, StoreUnavailable
+from poller.couriers import Couriers
+from poller.delivery import Invoker, Opening
+from poller.errors import ConfigError, LaneLost, PollerError, SourceError, StoreError, StoreUnavailable
 from poller.functions import Function, code_stamp
 from poller.logs import function_log
 from poller.mapping import MappingRunner
@@ -37,10 +41,11 @@ from poller.policy import Block
 from poller.protocols import Source, Store
 from poller.registry import Registry
 from poller.settings import Backoff, Context, FunctionSettings, Tally
-from poller.status import DaemonStatus, JournalStatus, MappingStatus, judged
+from poller.status import DaemonStatus, DestinationStatus, JournalStatus, MappingStatus, judged
 from poller.stores.opening import Places, open_store
 from poller.turn import Turn
 from poller.unbroken import unbroken
+from poller.upkeep import Upkeep
 from poller.work import Work
 
 log = logging.getLogger("poller.daemon")
@@ -104,6 +109,8 @@ class Daemon:
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _code: dict[str, object] = field(init=False, default_factory=dict)
     _turn: Turn = field(init=False)
+    _couriers: Couriers = field(init=False)
+    _keeping: tuple[asyncio.Task[None], ...] = field(init=False, default=())
     _reloading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _store_error: str = field(init=False, default="")
 
@@ -126,6 +133,7 @@ class Daemon:
         self.started = self.clock()
         face = self.open_face(self.config, {"status": self._status, "reload": self._reload, **self.commands}, self.status, self.clock)
         self.store = await self.open_store(self.config)
+        self._couriers = Couriers(self.store, self.delivering(), self.owner, self.random, self._counters)
         try:
             await face.start()
             self.address = face.address
@@ -133,12 +141,15 @@ class Daemon:
             await self._first_tries()
             started()
             await self.stopping.wait()
+            deadline = asyncio.get_running_loop().time() + self.config.shutdown_grace
             await self._stop_mappings(dict(self.running))
+            await self._couriers.aclose(deadline - asyncio.get_running_loop().time())
         finally:
-            left = [running.task for running in self.running.values()]
+            left = [*self._keeping, *(running.task for running in self.running.values())]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self._couriers.aclose()
             await face.end_commands()  # first: a replay hands back what it runs, and needs functions and store for that
             await asyncio.gather(*(function.aclose() for function in self.functions.values()))
             await face.aclose()
@@ -165,9 +176,26 @@ class Daemon:
             log.warning("%s", warning)
         for settings in config.functions.values():
             self._add_function(settings)
+        await self._deliver(config)
         for mapping in config.mappings.values():
             if mapping.enabled:
                 self._start(mapping)
+        # Last: what it gives up is counted with the mappings that run.
+        self._keeping = (Upkeep(self.store, self.owner, self.clock, lambda: self.config, self._counters).start(self.worker),)
+
+    def delivering(self) -> Opening:
+        """What destinations are opened with here."""
+        invoke = Invoker(self.functions, self.clock, lambda: self.random.getrandbits(128))
+        return Opening(self.registry, self.config.base, self.config.state, self.clock, invoke)
+
+    async def _deliver(self, config: Config) -> None:
+        """Of several workers the first one delivers, for it has every function; what the others post it finds when it looks."""
+        mappings = config.mappings.values() if self.worker <= 1 else ()
+        await self._couriers.adopt(mappings, config.shutdown_grace)
+
+    def _counters(self, mapping: str) -> MappingCounters:
+        running = self.running.get(mapping)
+        return MappingCounters() if running is None else running.runner.work.counters
 
     async def _first_tries(self) -> None:
         loop = asyncio.get_running_loop()
@@ -189,7 +217,10 @@ class Daemon:
         function = self.functions[settings.function]
         unset = Block(None, None, False, Backoff())  # until the source is open and brings its own
         counters = MappingCounters()
-        work = Work(settings, function, unset, "", self.store.journal, counters, self.clock, self.random, self._turn)
+        circuit = Circuit(settings.breaker, settings.name, counters)
+        work = Work(settings, function, unset, "", self.store.journal, counters, self.clock, self.random, self._turn, circuit=circuit)
+        if mapping.destinations:
+            work.outbox, work.posted = self.store.outbox, partial(self._couriers.posted, settings.id)
         pauses, look = self.pauses, asyncio.Event()
         runner = MappingRunner(work, lambda: self._open(mapping, counters.tally), pause_kept=lambda: pauses.load(settings.id))
         task = asyncio.get_running_loop().create_task(self._run(runner, look), name=f"mapping {settings.name}")
@@ -229,6 +260,9 @@ class Daemon:
         context = Context(mapping.settings, self.store, self.owner, self.clock, config.base, config.state, tally=tally, worker=self.worker)
         source = await self.registry.connector(mapping.type).open(mapping.options, context)
         try:
+            # An open source may know more of itself than its options told: its ARN, say, which is the address of a destination.
+            if own := next((each.shown for each in mapping.destinations if source.identity in (each.traits.identity, each.to)), ""):
+                raise SourceError(f"the destination {own} is the mapping's own source, and would feed it: name another one")
             await self._claim_identity(mapping, source.identity)
             self._tell_rivals(mapping, source.identity)
         except BaseException:
@@ -312,6 +346,7 @@ class Daemon:
             if name in config.functions and not self.stopping.is_set():
                 self._add_function(config.functions[name])
         # A stop that came meanwhile has seen the mappings that ran; none may start behind its back.
+        await self._deliver(config)
         started = [name for name in wanted if name not in self.running and not self.stopping.is_set()]
         for name in started:
             self._start(wanted[name])
@@ -327,7 +362,7 @@ class Daemon:
         for name, mapping in self.config.mappings.items():
             if name not in running:
                 mappings.append(MappingStatus(name=name, type=mapping.type, enabled=mapping.enabled, state="stopped"))
-        journal = await self._journal_status()
+        journal, destinations = await self._kept_status()
         status = DaemonStatus(
             version=__version__,
             pid=os.getpid(),
@@ -337,19 +372,21 @@ class Daemon:
             store_error=self._store_error or next((text for each in self.running.values() if (text := each.runner.store_error)), ""),
             mappings=mappings,
             functions=function_statuses(self.functions.values()),
+            destinations=destinations,
             journal=journal,
             process=measure(),
         )
         return judged(status, now)
 
-    async def _journal_status(self) -> JournalStatus:
+    async def _kept_status(self) -> tuple[JournalStatus, list[DestinationStatus]]:
         try:
+            waiting = await self.store.outbox.waiting()
             counts = {state: await self.store.journal.count(Selection(states=(state,))) for state in get_args(RowState)}
         except StoreError as error:
             self._store_error = str(error)
-            return JournalStatus()
+            return JournalStatus(), destination_statuses(self.config, ())
         self._store_error = ""
-        return JournalStatus(**counts)
+        return JournalStatus(**counts), destination_statuses(self.config, waiting)
 
     async def _status(self) -> AsyncIterator[dict[str, Any]]:
         yield msgspec.to_builtins(await self.status())

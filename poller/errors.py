@@ -41,6 +41,10 @@ class HandlerError(PollerError):
     """Raised when a way to run functions cannot be set up (no such interpreter, no such file): ours to say, not the function's fault."""
 
 
+class StopError(PollerError):
+    """Raised when all has ended, but not all of it in order: what had not handed back its work comes again as after a crash."""
+
+
 class NotConnected(PollerError):
     """Raised when a source does not answer now. The engine tries again with backoff, once for all connectors.
 

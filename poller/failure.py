@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 import orjson
 
-from poller.model import Entry, Failure, Identifier, KeptRecord
+from poller.fingerprint import fingerprint
+from poller.model import Delivery, Entry, Failure, Identifier, KeptRecord
 from poller.protocols import Format
 
 
@@ -25,7 +27,19 @@ def identity(mapping: str, source: str, lane: str, names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def entry(failure: Failure, format: Format, *, mapping: str, source: str, lane: str, function: str, now: float, run: str = "") -> Entry:
+def entry(
+    failure: Failure,
+    format: Format,
+    *,
+    mapping: str,
+    source: str,
+    lane: str,
+    function: str,
+    now: float,
+    run: str = "",
+    request_id: str = "",
+    destinations: Sequence[str] = (),
+) -> Entry:
     """The journal's entry: the event's envelope and each record's JSON, so that it replays without broker, source or mapping."""
     records = failure.records
     facts, event, names = format.facts(records), format.event(records), format.names(records)
@@ -52,7 +66,18 @@ def entry(failure: Failure, format: Format, *, mapping: str, source: str, lane: 
         identifiers=tuple(_text(identifier) for identifier in event.identifiers()),
         kept=failure.kept,
         run=run,
+        request_id=request_id,
+        destinations=tuple(destinations),
+        group=fingerprint(failure.fault, failure.reason),
     )
+
+
+def successes(entry: Entry, result: bytes) -> list[Delivery]:
+    """One for each destination of a batch that was handled, due at once. Of a batch that comes again the ids are the same, and differ from
+    those of its failures."""
+    name = identity(entry.mapping, entry.source, entry.lane, ["success", *(record.id for record in entry.records)])
+    handled = replace(entry, id=name)
+    return [Delivery(0, name, destination, "success", handled, result, due=entry.time) for destination in entry.destinations]
 
 
 def _text(identifier: Identifier) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from poller.model import KeptRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -46,3 +48,11 @@ class Feed(Protocol):
         error in between (a full disk), a beginning of `items` is there. Raises SourceError for an item or options that the source cannot
         take, NotConnected when the source does not answer now.
         """
+
+
+@runtime_checkable
+class Returning(Protocol):
+    """A connector that can be fed, and knows what one of its records in the journal was put as (`poller replay --to source`)."""
+
+    def item(self, record: KeptRecord) -> Item:
+        """As it was put, as far as its event tells; never taken for a repeat. Raises SourceError where it does not tell. Pure."""

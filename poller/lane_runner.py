@@ -7,6 +7,9 @@ A mapping without filters reads in another variant, and pays nothing for them. Q
 way at a time, and asked again until the queue answers; after a crash they come again, and are filtered again. Ordered lanes: filtered
 records have arrived (`Strands.skip`), so the frontier passes them like any others; nothing is settled or saved for them in particular.
 
+While the circuit breaker is open (circuit.py) nothing is fetched, but for a probe that nobody has a batch for; messages of a queue that
+wait here are given back, and come again once it is closed, or to another worker.
+
 Stopping. `leaving` set: the reader stops; strands of ordered lanes start nothing new and leave backoffs at once, those of queues start
 what they hold while permits allow (a release costs a receive count). At the deadline invocations that still run are ended, and their
 attempts handed back. `LaneLost` anywhere: every task is cancelled, results are dropped, nothing more is saved.
@@ -18,9 +21,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from poller.breaker import parted
 from poller.errors import LaneEnded, LaneLost, NotConnected
 from poller.filtering import Filtering
-from poller.model import Ack, Batch, Fetched, Record, Span
+from poller.model import Ack, Action, Batch, Fetched, Record, Release, Span
 from poller.protocols import Lane
 from poller.strand_runner import STORE_RETRY, Phase, StrandRunner
 from poller.strands import Strand
@@ -49,6 +53,7 @@ class LaneRunner:
         self._strands = lane.strands
         self._batching = work.settings.batching
         self._permits = work.function.permits
+        self._circuit = work.circuit
         self._ordered = lane.strands.assign == "hash"
         self._wake = asyncio.Event()
         self._leave = Leave()
@@ -72,6 +77,7 @@ class LaneRunner:
         """Until the lane has ended, is left, or lost; it is closed then. Raises what is nobody's fault but ours."""
         lane, broken = self.lane, True
         lane.leaving.add_done_callback(self._on_leaving)
+        self._circuit.listeners.add(self._on_circuit)
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._read(), name=f"read {lane.name}")
@@ -82,6 +88,7 @@ class LaneRunner:
         finally:
             self._leave.stopped = True
             lane.leaving.remove_done_callback(self._on_leaving)
+            self._circuit.listeners.discard(self._on_circuit)
             for handle in (self._timer, self._expiry):
                 if handle is not None:
                     handle.cancel()
@@ -156,6 +163,8 @@ class LaneRunner:
     def _demand(self) -> int:
         """How many records to ask for: what can be run soon, and no more (receive counts must not grow for want of a slot)."""
         strands, size = self._strands, self._batching.size
+        if self._circuit.open:
+            return max(0, size - strands.held) if self._circuit.hungry else 0
         room = strands.capacity - strands.held
         if room <= 0 or strands.held_bytes >= HELD_BYTES:
             return 0
@@ -179,6 +188,34 @@ class LaneRunner:
             if self.signs.held_since is None:
                 self.signs.held_since = self.work.clock()
             self._start()
+        if self._circuit.open:
+            self._give_back()  # the fetch began before it opened
+
+    # --- the circuit breaker ------------------------------------------------------------------------------------------------------
+
+    def _on_circuit(self) -> None:
+        if self._circuit.open:
+            self._give_back()
+        else:
+            self._start()
+        self._wake.set()
+
+    def _give_back(self) -> None:
+        """What waits of a queue goes back to it, unless that could cost a message its last receive, or somebody must probe."""
+        lane, strands = self.lane, self._strands
+        if self._ordered or self._circuit.hungry or lane.leaving.done():
+            return
+        waiting = strands.recall_all(lane.format)
+        if not waiting:
+            return
+        batch, grouped = Batch(waiting, lane.format), strands.assign == "free"
+        back, kept = parted(batch, self.work.policy, grouped, self.work.clock())
+        if kept:
+            strands.add(kept, lane.format.facts(kept), self._loop.time())
+        if back:
+            self.work.counters.released += len(back)
+            release = self._settled(Batch(back, lane.format), Release(back, 0.0), "give messages back")
+            self._group.create_task(release, name=f"back {lane.name}")
 
     # --- filters ----------------------------------------------------------------------------------------------------------------
 
@@ -226,31 +263,37 @@ class LaneRunner:
 
     async def _ack_owed(self) -> None:
         """Until every filtered message is acked, or the lane is left: then the rest comes again, to be filtered again."""
-        lane, signs, tries = self.lane, self.signs, 0
         while self._owed:
             records = list(self._owed)
+            if not await self._settled(Batch(records, self.lane.format), Ack(records), "ack what was filtered out"):
+                return
+            del self._owed[: len(records)]
+            self._wake.set()
+
+    async def _settled(self, batch: Batch, action: Action, what: str) -> bool:
+        """Settle it, asked again until the source answers; False: the lane is left before that."""
+        lane, tries = self.lane, 0
+        while True:
             try:
-                await lane.settle(Batch(records, lane.format), (Ack(records),))
+                await lane.settle(batch, (action,))
             except NotConnected as error:
                 if lane.leaving.done():
-                    return
+                    return False
                 tries += 1
-                signs.last_error = str(error)
+                self.signs.last_error = str(error)
                 delay = STORE_RETRY.delay(tries, 0.5 + self.work.random.random() / 2)
                 fields = {"mapping": self.work.settings.name, "lane": lane.name}
-                log.warning("cannot ack what was filtered out, trying again in %.1f s: %s", delay, error, extra=fields)
+                log.warning("cannot %s, trying again in %.1f s: %s", what, delay, error, extra=fields)
                 await asyncio.wait((lane.leaving,), timeout=delay)
             else:
-                tries = 0
-                del self._owed[: len(records)]
-                self._wake.set()
+                return True
 
     # --- strands ----------------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Give every strand that could start a batch a task, and come back when the next window ends."""
-        if self._leave.stopped:
-            return
+        if self._leave.stopped or (self._circuit.open and self.lane.leaving.done()):
+            return  # a strand that may not begin anything ends at once, and would be started again
         now = self._loop.time()
         for strand in self._strands.ready(self._batching, now):
             runner = self._runners.get(strand.number) or self._runner(strand)

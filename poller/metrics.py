@@ -31,14 +31,17 @@ class MappingCounters:
     """What one mapping has done since it started. An event is a record; all but `in_flight` only grow.
 
     Events: `polled` were read, `filtered` matched no filter, `invoked` were handed to the function (again for every attempt), `failed`
-    were in an invocation that failed or named records as failed, `dropped` were discarded and reached no destination (they are in the
+    were in an invocation that failed or named records as failed, `dropped` were discarded and go to no destination (they are in the
     journal all the same), `kept` are in the journal, `done` were handled, `deleted` those of them that left their queue for that,
     `released` were given back to it.
     Batches: `batches` were cut from what was read, `begun` counts every invocation that began, `throttles` those that ended as Busy,
     `invocations` the others: `faults` and `partials` are those that ended as Fault or Partial. `in_flight` run now.
     `retries`, `splits`, `discards`: what the policy decided. `handler_seconds` and `durations`: see `observe`.
     Troubles: `polling_errors` are fetches that failed, `save_errors` saves of progress that failed, `reconnects` sources opened again,
-    `lost_lanes` lanes that another worker took before we had given them up. `tally`: what the source counts.
+    `lost_lanes` lanes that another worker took before we had given them up. `given_up`: events of failures that upkeep has removed from
+    the journal before anybody handled them. `opened`: how often the circuit breaker has opened. `tally`:
+    what the source counts.
+    Destinations: `delivered` events have arrived, at each destination; `delivery_failures` are sends that failed, and are tried again.
     """
 
     polled: int = 0
@@ -64,6 +67,10 @@ class MappingCounters:
     save_errors: int = 0
     reconnects: int = 0
     lost_lanes: int = 0
+    given_up: int = 0
+    opened: int = 0
+    delivered: int = 0
+    delivery_failures: int = 0
     tally: Tally = field(default_factory=Tally)
     handler_seconds: float = 0.0
     durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
@@ -79,7 +86,7 @@ _COUNTERS = (
     ("filtered", "filtered_out_event", "Events that matched no filter, and were not handed to the function."),
     ("invoked", "invoked_event", "Events handed to the function, counted again for every attempt."),
     ("failed", "failed_invoke_event", "Events of invocations that failed or named records as failed."),
-    ("dropped", "dropped_event", "Events discarded without reaching a destination; the journal keeps them."),
+    ("dropped", "dropped_event", "Events discarded that go to no destination; the journal keeps them."),
     ("kept", "kept_event", "Events that are kept in the journal because they were given up."),
     ("done", "done_event", "Events handled: their invocation succeeded, or did not name them as failed."),
     ("deleted", "deleted_event", "Events acked: a queue deletes them, a stream moves past them."),
@@ -93,10 +100,14 @@ _COUNTERS = (
     ("retries", "retry", "Batches to be tried again."),
     ("splits", "split", "Batches split in two because they failed."),
     ("discards", "discard", "Batches given up, to the journal."),
+    ("given_up", "given_up_event", "Events of failures that the journal's retention removed before anybody handled them."),
     ("polling_errors", "polling_error", "Fetches that failed."),
     ("save_errors", "save_error", "Saves of progress that failed."),
     ("reconnects", "reconnect", "Times the source was opened again after a failure."),
     ("lost_lanes", "lost_lane", "Lanes that another worker took before they were given up here."),
+    ("opened", "circuit_opened", "Times the circuit breaker opened, because the function failed whatever it was given."),
+    ("delivered", "destination_delivered_event", "Events that have arrived at a destination, once for each."),
+    ("delivery_failures", "destination_delivery_failures", "Sends to a destination that failed; they are tried again."),
     ("tally.rebalances", "rebalance", "Times the source's group shared its lanes anew."),
     ("tally.expired", "expired_event", "Events that the source's retention removed before they were read."),
 )
@@ -125,7 +136,7 @@ Sample: TypeAlias = tuple[Labels, float]
 
 def exposition(status: DaemonStatus) -> str:
     """The daemon in Prometheus' text format 0.0.4. Lanes label gauges only: they come and go, and a counter must not."""
-    parts = (_daemon, _workers, _mappings, _durations, _lanes, _functions, _process)
+    parts = (_daemon, _workers, _mappings, _durations, _lanes, _destinations, _functions, _process)
     return "".join(f"{line}\n" for part in parts for line in part(status))
 
 
@@ -170,6 +181,8 @@ def _mappings(status: DaemonStatus) -> Iterator[str]:
     running = [(_labels(mapping=m.name), m.counters.in_flight) for m in mappings]
     yield from _gauge("poller_in_flight_invocations", "Invocations running now.", _summed(running))
     yield from _gauge("poller_mapping_enabled", "1: the mapping is to run.", [(_labels(mapping=m.name), m.enabled) for m in mappings])
+    circuits = [(_labels(mapping=m.name, state="closed" if m.circuit is None else m.circuit.state), 1) for m in mappings]
+    yield from _gauge("poller_circuit_state", "1 for the state of the mapping's circuit breaker: closed, open, half-open.", circuits)
     states = [(_labels(mapping=m.name, state=m.state), 1) for m in mappings]
     yield from _gauge("poller_mapping_state", "1 for the state that the mapping is in.", states)
 
@@ -205,6 +218,16 @@ def _lanes(status: DaemonStatus) -> Iterator[str]:
 def _lane_labels(mapping: str, lane: LaneStatus) -> Labels:
     """With its worker where there are several: each of them has a lane of the same queue."""
     return _labels(mapping=mapping, lane=lane.name, **({"worker": str(lane.worker)} if lane.worker else {}))
+
+
+def _destinations(status: DaemonStatus) -> Iterator[str]:
+    lines = [(_labels(mapping=each.mapping, destination=each.name), each) for each in status.destinations]
+    waiting = [(labels, each.waiting) for labels, each in lines]
+    yield from _gauge("poller_destination_waiting", "Deliveries that wait for the destination.", waiting)
+    oldest = [(labels, each.oldest) for labels, each in lines if each.oldest is not None]
+    yield from _gauge("poller_destination_oldest_timestamp_seconds", "When the oldest of them failed, or was handled.", oldest)
+    failing = [(labels, bool(each.attempts)) for labels, each in lines]
+    yield from _gauge("poller_destination_failing", "1: a delivery has failed, and is tried again.", failing)
 
 
 def _functions(status: DaemonStatus) -> Iterator[str]:

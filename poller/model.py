@@ -32,7 +32,8 @@ class Batch(msgspec.Struct, frozen=True):
     """The records of one invocation.
 
     `attempt` numbers the invocation to come, or running: 1 is the first; `attempt - 1` invocations of exactly these records have begun.
-    A batch that a split, a cut or a listed retry made smaller starts at 1 again. `fault` is why the attempt before failed.
+    A batch that a split, a cut or a listed retry made smaller starts at 1 again. `fault` is why the attempt before failed, and `request_id`
+    its invocation's.
     """
 
     records: Sequence[Record]
@@ -41,6 +42,7 @@ class Batch(msgspec.Struct, frozen=True):
     cause: Cause = "size"
     attempt: int = 1
     fault: Fault | None = None
+    request_id: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -259,6 +261,8 @@ class Entry:
 
     The event is `head + b",".join(record.json for record in records) + tail`. `identifiers` are what a partial batch response names, one a
     record, as JSON. `first` and `last` are positions for a person. `time` is epoch seconds. `run` is the replay that failed again, or "".
+    `request_id` is of the last invocation, "" if there was none; `group` is the fingerprint of the fault (fingerprint.py).
+    `destinations`: where the store's outbox is to deliver this, from the same transaction on.
     """
 
     id: str
@@ -278,6 +282,9 @@ class Entry:
     identifiers: tuple[str, ...] = ()
     kept: Literal["failure", "queue-dlq"] = "failure"
     run: str = ""
+    request_id: str = ""
+    group: str = ""
+    destinations: tuple[str, ...] = ()
 
 
 RowState: TypeAlias = Literal["kept", "claimed", "replayed", "dropped"]
@@ -297,7 +304,8 @@ class Row:
 class Selection:
     """Which rows are meant; every part that is set narrows it. Times are epoch seconds, `after` inclusive, `before` exclusive.
 
-    `ids` may be unambiguous prefixes. `states` empty means any. `copies`: include `kept = "queue-dlq"` rows.
+    `ids` and `group` may be unambiguous prefixes. `states` empty means any. `copies`: include `kept = "queue-dlq"` rows. `key`: rows that
+    hold a record of this key.
     """
 
     ids: tuple[str, ...] = ()
@@ -307,6 +315,40 @@ class Selection:
     states: tuple[RowState, ...] = ("kept",)
     copies: bool = True
     limit: int | None = None
+    group: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one batch, to be sent to a destination. It has one `number` in its outbox, and is sent until it has arrived.
+
+    `id` names it for good (a failure's id, law 13; a success has one of its own), so that a receiver can tell a second delivery from a
+    second failure. `entry` is the batch and its error; of a success `reason` and `fault` mean nothing, and `result` is what the function
+    returned, as JSON text. `attempts` deliveries have failed; the next is due at `due` (epoch seconds); `error` is why the last one failed.
+    """
+
+    number: int
+    id: str
+    destination: str
+    outcome: Literal["failure", "success"]
+    entry: Entry
+    result: bytes | None = None
+    attempts: int = 0
+    due: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What an outbox holds for one destination of a mapping. `oldest`: epoch seconds of the oldest; `error`: of the last failed attempt."""
+
+    mapping: str
+    destination: str
+    count: int
+    oldest: float
+    attempts: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`check --live`: whether sources can be reached and functions loaded, without reading a record or running an invocation."""
+"""`check --live`: whether sources and destinations can be reached and functions loaded: nothing is read, sent or run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from poller.config import Config, MappingConfig, handler_kind
+from poller.config import Config, DestinationConfig, MappingConfig, handler_kind
+from poller.delivery import Opening
 from poller.errors import PollerError
-from poller.model import Busy, Fault
+from poller.model import Busy, Fault, Response
 from poller.registry import Registry
 from poller.settings import Context, Finding, FunctionLog, FunctionSettings
 from poller.stores.memory import MemoryStore
@@ -40,8 +41,14 @@ async def probe(config: Config, registry: Registry, log: FunctionLog) -> list[Pr
     """Everything in the order of the file, all at once. `log` gets what functions print while they are loaded."""
     sources = [_bounded(_source(mapping, config, registry), SOURCE_SECONDS) for mapping in config.mappings.values()]
     functions = [_bounded(_function(settings, registry, log), FUNCTION_SECONDS) for settings in config.functions.values()]
-    found = await asyncio.gather(*sources, *functions)
-    names = [*(f"mapping {name}" for name in config.mappings), *(f"function {name}" for name in config.functions)]
+    pairs = [(mapping, each) for mapping in config.mappings.values() for each in mapping.destinations]
+    destinations = [_bounded(_destination(mapping, each, config, registry), SOURCE_SECONDS) for mapping, each in pairs]
+    found = await asyncio.gather(*sources, *destinations, *functions)
+    names = [
+        *(f"mapping {name}" for name in config.mappings),
+        *(f"destination {each.shown} of mapping {mapping.settings.name}" for mapping, each in pairs),
+        *(f"function {name}" for name in config.functions),
+    ]
     return [Probed(name, finding) for name, findings in zip(names, found, strict=True) for finding in findings]
 
 
@@ -61,6 +68,17 @@ async def _source(mapping: MappingConfig, config: Config, registry: Registry) ->
     context = Context(mapping.settings, MemoryStore(), "check", time.time, config.base, config.state)
     findings = await registry.connector(mapping.type).probe(mapping.options, context, timeout)
     return findings or [Finding("ok", "can be reached")]
+
+
+async def _destination(mapping: MappingConfig, destination: DestinationConfig, config: Config, registry: Registry) -> list[Finding]:
+    opening = Opening(registry, config.base, config.state, time.time, _nobody)
+    kind = registry.destination(destination.kind)
+    findings = await kind.probe(destination.to, destination.options, opening.context(mapping))
+    return [Finding(each.level, destination.redacted(each.text)) for each in findings] or [Finding("ok", "can be sent to")]
+
+
+async def _nobody(name: str, payload: bytes) -> Response:  # noqa: ARG001
+    return Busy(0.0, "nothing is run to check")
 
 
 async def _function(settings: FunctionSettings, registry: Registry, log: FunctionLog) -> list[Finding]:

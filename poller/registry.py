@@ -1,4 +1,4 @@
-"""The parts that are found by entry point: connectors, handler kinds and kinds of stores, ours like anyone else's.
+"""The parts that are found by entry point: connectors, handler kinds, kinds of stores and of destinations, ours like anyone else's.
 
 A part is loaded by name, once, when it is first asked for: a configuration that polls SQS never imports a Kafka client. Everything that
 can be wrong with an installation is a `PluginError` with a sentence that says what to run.
@@ -18,15 +18,16 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from poller import API
 from poller.errors import PluginError
-from poller.settings import Connector, HandlerKind, StoreKind
+from poller.settings import Connector, DestinationKind, HandlerKind, StoreKind
 
 CONNECTORS = "poller.connectors"
 HANDLERS = "poller.handlers"
 STORES = "poller.stores"
+DESTINATIONS = "poller.destinations"
 PACKAGES = ("poller", "connectors", "handlers")
 DISTRIBUTION = "esm-poller"
 
-_WORDS = {CONNECTORS: "connector", HANDLERS: "handler", STORES: "store"}
+_WORDS = {CONNECTORS: "connector", HANDLERS: "handler", STORES: "store", DESTINATIONS: "destination"}
 _NOT_INSTALLED = "the project is not installed: run `pip install -e .` in its folder, or `pip install esm-poller`"
 
 
@@ -69,7 +70,7 @@ def installed(group: str) -> Iterable[EntryPoint]:
 
 
 class Registry:
-    """Connectors, handler kinds and kinds of stores by name.
+    """Connectors, handler kinds, kinds of stores and of destinations by name.
 
     `entry_points_source` gives a group's entry points: by default, those of this environment."""
 
@@ -94,6 +95,10 @@ class Registry:
         """By the scheme of its URL. Raises PluginError as `connector` does."""
         return cast("StoreKind", self._part(STORES, scheme))
 
+    def destination(self, scheme: str) -> DestinationKind:
+        """By the scheme of its address: that of a URL, or the service of an ARN. Raises PluginError as `connector` does."""
+        return cast("DestinationKind", self._part(DESTINATIONS, scheme))
+
     def names(self, group: str) -> list[str]:
         """The names of a group, sorted; nothing is loaded."""
         return sorted(self._group(group))
@@ -102,7 +107,7 @@ class Registry:
         """Every part of all groups, loaded to ask for its `api`; what cannot be loaded, or is claimed twice, says why."""
         return [
             self._describe(group, name, point)
-            for group in (CONNECTORS, HANDLERS, STORES)
+            for group in (CONNECTORS, HANDLERS, STORES, DESTINATIONS)
             for name, points in sorted(self._group(group).items())
             for point in points
         ]

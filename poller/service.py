@@ -20,7 +20,7 @@ from poller.admin.face import socket_path
 from poller.admin.tasks import tasks
 from poller.config import Config
 from poller.daemon import Daemon
-from poller.errors import ConfigError, PollerError
+from poller.errors import ConfigError, PollerError, StopError
 from poller.notify import Notifier
 from poller.registry import Registry
 from poller.status import DaemonStatus
@@ -47,7 +47,7 @@ class Served(Protocol):
         """What of it does not run, a sentence each."""
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Until stopped, or cancelled: then it ends at once."""
+        """Until stopped, or cancelled: then it ends at once. Raises PollerError; StopError if not all could be stopped in order."""
 
     def stop(self) -> None:
         """Stop in order. Tolerated twice."""
@@ -59,7 +59,8 @@ class Served(Protocol):
 
 
 def serve(config: Config) -> int:
-    """Run the daemon in this process until it is stopped; returns the exit code: 0, or 128 + the signal that ended it at once.
+    """Run the daemon in this process until it is stopped; returns the exit code: 0 when all was stopped in order, 1 when some of it was
+    not, or 128 + the signal that ended it at once.
 
     With several workers, this process is their supervisor. Raises what keeps it from starting, as PollerError.
     """
@@ -121,6 +122,9 @@ class Service:
                 raise
             log.warning("ended at once; what ran is tried again after the next start")
             return 128 + self._forced
+        except StopError as error:
+            log.error("stopped, but not in order: %s; what it ran comes again, as after a crash", error)
+            return 1
         finally:
             for task in beside:
                 task.cancel()

@@ -5,17 +5,18 @@ Durations are seconds, sizes are bytes. `poller.config` fills these in from TOML
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from poller.model import MAXIMUM_EVENT_BYTES
 
 if TYPE_CHECKING:
     import msgspec
 
-    from poller.protocols import Handler, Ledger, Policy, Source, Store
+    from poller.model import Delivery, Entry, Response
+    from poller.protocols import Destination, Handler, Ledger, Policy, Source, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +58,32 @@ class FailureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """The circuit breaker of a mapping (breaker.py). Seconds: `initial` until the first probe, then twice as long each time, up to
+    `maximum`; what fails while it is open keeps its attempts for `patience`."""
+
+    initial: float = 5.0
+    maximum: float = 60.0
+    patience: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Filterable:
     """What filters may look at in the records of a source (AWS Lambda guide: "Control which events Lambda sends to your function").
 
     `keys`: top-level keys of what `Format.documents` makes. `data`: the one that holds what the producer wrote. `text`: whether a pattern
     may ask for plain text there (`{"body": ["hello"]}`), not only for JSON (`{"body": {"kind": ["order"]}}`). `mismatch`: what a pattern
     for one means where the data is the other, or neither: "drop": no match; "ignore": what it says of the other keys decides.
+
+    In the event the data stands at `inside`, below each record (empty: at `data`): as text, as base64, or as part of the event's own JSON.
     """
 
     keys: tuple[str, ...]
     data: str
     text: bool = True
     mismatch: Literal["drop", "ignore"] = "drop"
+    inside: tuple[str, ...] = ()
+    encoding: Literal["text", "base64", "json"] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +99,20 @@ class FilterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RedactionSettings:
+    """What is hidden of the records of a mapping (redaction.py): paths of keys, from the record's element of the event, its data decoded as
+    `over` says."""
+
+    paths: tuple[tuple[str, ...], ...]
+    over: Filterable | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MappingSettings:
     """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane).
 
-    `tumbling_window`: whole seconds; 0: none (windows.py).
+    `tumbling_window`: whole seconds; 0: none (windows.py). `on_failure`, `on_success`: names of destinations, as the file has them.
+    `aws_exact`: what is sent there is AWS's to the letter. `breaker` None: without a circuit breaker.
     """
 
     id: str
@@ -99,6 +124,11 @@ class MappingSettings:
     safe: bool = True
     filters: FilterSettings | None = None
     tumbling_window: int = 0
+    on_failure: tuple[str, ...] = ()
+    on_success: tuple[str, ...] = ()
+    aws_exact: bool = False
+    breaker: BreakerSettings | None = None
+    redaction: RedactionSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +236,75 @@ class StoreKind(Protocol):
 
     async def store(self, url: str, base: Path) -> Store:
         """All of them and the journal (`[poller] store`, `[poller] journal`). Raises ConfigError where it keeps no journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationTraits:
+    """What a destination is, as far as its address and options tell. `identity`: what is sent to, equal to `Traits.identity` of a source
+    that reads the same thing; "" where they do not tell. `maximum_bytes`: the largest body it takes; None: any. `seconds`: after so long a
+    send has failed; None: it ends by itself."""
+
+    identity: str = ""
+    maximum_bytes: int | None = None
+    seconds: float | None = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationContext:
+    """What a destination is opened with. `mapping` is the mapping whose batches are sent; `state` and `base` as in `Context`. `exact`:
+    bodies as AWS's to the letter, without payload and error where AWS has none. `spill` sends a delivery to the destination of the mapping
+    that takes bodies of any size (`Placing`), and gives its place there; None if there is none. `invoke` runs one of the configured
+    functions, by name: for a destination that is a function. `describe` is the connector's (`Describing`), or makes nothing."""
+
+    mapping: MappingSettings
+    base: Path
+    state: Path
+    clock: Callable[[], float]
+    invoke: Callable[[str, bytes], Awaitable[Response]]
+    describe: Callable[[Entry], dict[str, Any]]
+    exact: bool = False
+    spill: Callable[[Delivery], Awaitable[str]] | None = None
+
+
+class DestinationKind(Protocol):
+    """What the entry point group `poller.destinations` names, by the scheme of a destination's address: that of a URL, or the service of
+    an ARN (`arn:aws:sqs:...`: `sqs`). Importing it must not import a vendor's library; `open` and `probe` may."""
+
+    options: type[msgspec.Struct]
+    """What a destination's table may say besides `to`, as `Connector.options`."""
+
+    def traits(self, to: str, options: Any) -> DestinationTraits:
+        """Raises ConfigError for an address that is none of this kind's, or options that contradict each other. Connects to nothing."""
+
+    async def open(self, to: str, options: Any, context: DestinationContext) -> Destination:
+        """Raises NotConnected (the engine tries again)."""
+
+    async def probe(self, to: str, options: Any, context: DestinationContext) -> list[Finding]:
+        """For `check --live`: does it exist, may we send to it? Sends nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What stands around a destination in the configuration: the options of the mapping's source, and the names of all functions."""
+
+    source: Any
+    functions: frozenset[str]
+
+
+@runtime_checkable
+class Surrounded(Protocol):
+    """A kind of destination for which its surroundings matter: it takes from them what is not said of it, or must exist there."""
+
+    def completed(self, to: str, options: Any, around: Surroundings) -> Any:
+        """`options` with what they lack. Raises ConfigError, also where the destination is the mapping's own source. Pure."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A connector whose source AWS describes in an invocation record (KinesisBatchInfo, DDBStreamBatchInfo, KafkaBatchInfo)."""
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """The one key and its value, made from the entry alone, for the mapping may be gone. Pure."""
 
 
 @dataclass(frozen=True, slots=True)

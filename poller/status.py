@@ -76,10 +76,22 @@ class PauseStatus(msgspec.Struct, kw_only=True):
     until: float | None = None
 
 
+class CircuitStatus(msgspec.Struct, kw_only=True):
+    """An open circuit breaker: since when, for which error (type and message, as `HeadSpan.last_error`), how many probes have failed, and
+    when the next one is due. `half-open`: one runs now. Of several workers, the one that has been open for longest."""
+
+    state: Literal["open", "half-open"] = "open"
+    since: float = 0.0
+    error: str = ""
+    probes: int = 0
+    next_probe: float = 0.0
+
+
 class MappingStatus(msgspec.Struct, kw_only=True):
     """One mapping. `source` is the source's identity, `type` its configured kind. `timeout` (the function's) and `window` are seconds.
 
-    `paused`: by what, if it is. Paused, it is ready: nobody wants it to make progress.
+    `paused`: by what, if it is. Paused, it is ready: nobody wants it to make progress. `circuit`: its circuit breaker, if it is open: then
+    it is not ready.
     """
 
     name: str = ""
@@ -91,10 +103,27 @@ class MappingStatus(msgspec.Struct, kw_only=True):
     state: MappingState = "starting"
     last_error: str = ""
     paused: PauseStatus | None = None
+    circuit: CircuitStatus | None = None
     timeout: float = 3.0
     window: float = 0.0
     counters: MappingCounters = msgspec.field(default_factory=MappingCounters)
     lanes: list[LaneStatus] = msgspec.field(default_factory=list)
+
+
+class DestinationStatus(msgspec.Struct, kw_only=True):
+    """What waits for one destination of a mapping. `mapping` is its name, or its id where the configuration has none of it any more.
+
+    `oldest`: when the oldest of what waits failed, or was handled. `attempts` and `last_error`: of the oldest that has failed to arrive.
+    `configured`: the configuration names it; else what waits is kept until it does again.
+    """
+
+    mapping: str = ""
+    name: str = ""
+    waiting: int = 0
+    oldest: float | None = None
+    attempts: int = 0
+    last_error: str = ""
+    configured: bool = True
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
@@ -169,6 +198,7 @@ class DaemonStatus(msgspec.Struct, kw_only=True):
     reasons: list[Unready] = msgspec.field(default_factory=list)
     mappings: list[MappingStatus] = msgspec.field(default_factory=list)
     functions: list[FunctionStatus] = msgspec.field(default_factory=list)
+    destinations: list[DestinationStatus] = msgspec.field(default_factory=list)
     journal: JournalStatus = msgspec.field(default_factory=JournalStatus)
     process: ProcessStatus | None = None
     workers: list[WorkerStatus] = msgspec.field(default_factory=list)
@@ -239,6 +269,9 @@ def _mapping_reasons(mapping: MappingStatus, now: float) -> Iterator[Unready]:
     elif mapping.state == "reconnecting" and not any(map(_judged_here, mapping.lanes)):
         # With lanes, their own clocks decide: a broken connection of a second is no reason to take the daemon out of service.
         yield Unready(mapping=mapping.name, reason=_joined("reconnecting", mapping.last_error))
+    if mapping.circuit is not None:
+        yield Unready(mapping=mapping.name, reason=_circuit(mapping.circuit, now))
+        return  # the lanes stand still for it, and no other reason
     for lane in mapping.lanes:
         if reason := lane_reason(lane, mapping, now):
             yield Unready(mapping=mapping.name, lane=lane.name, reason=reason)
@@ -246,6 +279,13 @@ def _mapping_reasons(mapping: MappingStatus, now: float) -> Iterator[Unready]:
 
 def _judged_here(lane: LaneStatus) -> bool:
     return lane.state not in ("leaving", "ended", "lost", "elsewhere", "free")
+
+
+def _circuit(circuit: CircuitStatus, now: float) -> str:
+    """Only the type of the error, as in `_head`."""
+    text = f"the circuit breaker is open: the function fails with {circuit.error.partition(':')[0]}, {circuit.probes} probes too"
+    wait = circuit.next_probe - now
+    return f"{text}, next probe in {wait:.0f} s" if wait > 0 else text
 
 
 def _head(span: HeadSpan | None, now: float) -> str:

@@ -11,14 +11,32 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
+from poller.circuit import SPARED
 from poller.errors import NotConnected, NotYet, StoreUnavailable
-from poller.failure import entry
-from poller.model import Ack, Action, Batch, Busy, Call, Discard, Failure, Fault, Outcome, Partial, Record, Release, Retry, Span
+from poller.functions import new_request_id
+from poller.model import (
+    Ack,
+    Action,
+    Batch,
+    Busy,
+    Call,
+    Discard,
+    Done,
+    Failure,
+    Fault,
+    Outcome,
+    Partial,
+    Record,
+    Release,
+    Retry,
+    Returned,
+    Span,
+)
 from poller.outcome import interpret
 from poller.protocols import Lane
 from poller.settings import Backoff
 from poller.strands import Strand
-from poller.work import Leave, Signs, Work
+from poller.work import Leave, Signs, Work, counted, given_up
 
 log = logging.getLogger("poller.strand")
 
@@ -48,6 +66,8 @@ class StrandRunner:
         self._loop = asyncio.get_running_loop()
         self._phase: Phase = "settling"
         self._interrupted = False
+        self._probe = 0
+        """The number of the probe that this strand is to run (circuit.py)."""
 
     def __repr__(self) -> str:
         return f"<StrandRunner {self._lane.name}/{self.strand.number} [{self._phase if self.task else 'idle'}, {self.strand!r}]>"
@@ -62,7 +82,7 @@ class StrandRunner:
         """Until there is nothing to cut now, or the lane is left. `cut` and `done` are called after a batch was cut, and settled."""
         lane, strand, batching = self._lane, self.strand, self._work.settings.batching
         strands, turn, time = lane.strands, self._work.turn, self._loop.time
-        permits, counters = self._work.function.permits, self._work.counters
+        permits, counters, circuit = self._work.function.permits, self._work.counters, self._work.circuit
         free = strands.assign == "free"
         try:
             while not self._leave.stopped:
@@ -71,8 +91,8 @@ class StrandRunner:
                     await asyncio.sleep(0)
                     if self._leave.stopped or not strands.can_cut(strand, batching, time()):
                         return
-                if not permits.take():
-                    await self._permit()
+                if circuit.open or not permits.take():
+                    await self._admission()
                 # Only now is the batch cut: while it waited for a permit it went on filling.
                 taken = strands.take(strand, batching, lane.format, time())
                 if taken is None:
@@ -88,6 +108,8 @@ class StrandRunner:
                     await turn.yield_()
         except Left:
             pass
+        finally:
+            circuit.withdraw(self._probe)  # nobody else may probe meanwhile
 
     async def _carry(self, batch: Batch, span: Span | None) -> None:
         """One batch and all that comes of it. A permit is held at the start, none at the end. Raises Left."""
@@ -95,6 +117,7 @@ class StrandRunner:
             retries = await self._attempt(batch)
         else:
             self._work.function.permits.give()
+            self._work.circuit.withdraw(self._probe)
             retries = await self._go_on(batch, span)
         if not retries:
             return
@@ -104,9 +127,10 @@ class StrandRunner:
                 raise Left
             batch, due = stack.pop()
             if due > self._loop.time():
+                self._work.circuit.withdraw(self._probe)
                 await self._sleep(due - self._loop.time())
-            if not self._work.function.permits.take():
-                await self._permit()
+            if self._work.circuit.open or not self._work.function.permits.take():
+                await self._admission()
             stack.extend((await self._attempt(batch))[::-1])
 
     async def _go_on(self, batch: Batch, span: Span) -> list[Due]:
@@ -133,18 +157,29 @@ class StrandRunner:
                 await self._lane.begin(batch)
             except StoreUnavailable as error:
                 await self._insist(lambda: self._lane.begin(batch), error)
-            outcome = await self._invoke(batch)
+            if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
+                return await self._apply(batch, self._decide(batch, SPARED))
+            outcome, result, request_id = await self._invoke(batch)
         except NotYet as wait:
+            work.circuit.withdraw(self._probe)
             return [(batch, self._loop.time() + wait.after)]
         finally:
             work.function.permits.give()
-        return await self._apply(batch, self._decide(batch, outcome))
+        if not isinstance(outcome, Done):
+            batch = batch.but(request_id=request_id)
+        circuit = work.circuit
+        alert = circuit.alert or isinstance(outcome, Fault)
+        actions = circuit.decided(batch, outcome, self._probe, self._decide) if alert else self._decide(batch, outcome)
+        if work.settings.on_success:
+            await self._post(batch.but(request_id=request_id), actions, result)
+        return await self._apply(batch, actions)
 
-    async def _invoke(self, batch: Batch) -> Outcome:
+    async def _invoke(self, batch: Batch) -> tuple[Outcome, bytes, str]:
+        """What came of it, what the function returned, and the invocation's request id."""
         work, counters, function = self._work, self._work.counters, self._work.function
         event = batch.format.event(batch.records)
         timeout = function.settings.timeout
-        request_id = _request_id(work.random.getrandbits(128))
+        request_id = new_request_id(work.random.getrandbits(128))
         call = Call(request_id, work.clock() + timeout, timeout, work.settings.name, self._lane.name)
         counters.in_flight += 1
         counters.begun += 1
@@ -166,7 +201,7 @@ class StrandRunner:
             counters.observe(self._loop.time() - started)
         outcome = interpret(response, event, work.settings.failure.reporting, self._lane.strands.windowed)
         self._count(batch, outcome, request_id)
-        return outcome
+        return outcome, response.payload if isinstance(response, Returned) else b"", request_id
 
     def _count(self, batch: Batch, outcome: Outcome, request_id: str) -> None:
         counters = self._work.counters
@@ -182,7 +217,7 @@ class StrandRunner:
             counters.failed += len(batch.records)
             self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
             if batch.attempt == 1 and batch.fault is None:
-                much = _counted(len(batch.records), "record")
+                much = counted(len(batch.records), "record")
                 fields = self._fields(batch=self._first(batch, batch.records), request_id=request_id)
                 log.warning("%s failed (%s): %s", self._work.function.name, much, self._signs.fault, extra=fields)
 
@@ -201,8 +236,7 @@ class StrandRunner:
                 await self._insist(lambda: self._lane.settle(batch, actions), error)
             self._acked(len(done.records))
             return []
-        failures = [failure for action in actions if (failure := _failure(action)) is not None]
-        if failures:
+        if failures := given_up(actions):
             await self._keep(batch, failures)
         try:
             await self._lane.settle(batch, actions)
@@ -220,7 +254,7 @@ class StrandRunner:
                     self._acked(len(records))
                 case Discard(failure):
                     counters.discards += 1
-                    counters.dropped += len(failure.records)
+                    counters.dropped += 0 if self._work.settings.on_failure else len(failure.records)
                 case Release(records):
                     counters.released += len(records)
             self._signs.progressed_at = self._work.clock()
@@ -247,33 +281,54 @@ class StrandRunner:
                     await self._lane.settle(batch.but(records=later), (Release(later, action.delay),))
 
     async def _keep(self, batch: Batch, failures: Sequence[Failure]) -> None:
-        """Into the journal, durably: as the batch's format has it, which may know more than the lane's."""
-        work, lane = self._work, self._lane
-        entries = [
-            entry(
-                failure,
-                batch.format,
-                mapping=work.settings.id,
-                source=work.source,
-                lane=lane.name,
-                function=work.function.name,
-                now=work.clock(),
-                run=work.replaying,
-            )
-            for failure in failures
-        ]
+        """Into the journal, durably, and with it into the outbox."""
+        work = self._work
+        entries = work.entries(batch, failures, self._lane.name)
         try:
             ids = await work.journal.append(entries)
         except StoreUnavailable as error:
             ids = await self._insist(lambda: work.journal.append(entries), error)
+        work.posted()
         for failure, id_ in zip(failures, ids, strict=True):
             work.counters.kept += len(failure.records)
             why = "never invoked" if failure.fault is None else f"{failure.fault.type}: {failure.fault.message[:200]}"
             text = "gave up %s after %s (%s; %s): failure %s"
-            much, often = _counted(len(failure.records), "record"), _counted(failure.attempts, "attempt")
+            much, often = counted(len(failure.records), "record"), counted(failure.attempts, "attempt")
             log.error(text, much, often, failure.reason, why, id_[:12], extra=self._fields(batch=self._first(batch, failure.records)))
 
+    async def _post(self, batch: Batch, actions: Sequence[Action], result: bytes) -> None:
+        """What was handled into the outbox, durably, before it is settled: else a crash in between would tell nobody of it."""
+        outbox, deliveries = self._work.outbox, self._work.successes(batch, actions, result, self._lane.name)
+        if outbox is None or not deliveries:
+            return
+        try:
+            await outbox.put(deliveries)
+        except StoreUnavailable as error:
+            await self._insist(lambda: outbox.put(deliveries), error)
+        self._work.posted()
+
     # --- waiting ----------------------------------------------------------------------------------------------------------------
+
+    async def _admission(self) -> None:
+        """A permit; while the circuit breaker is open, the right to probe before it. Raises Left."""
+        permits, circuit = self._work.function.permits, self._work.circuit
+        while True:
+            while circuit.open and not circuit.holds(self._probe):
+                await self._probing()
+            if not permits.take():
+                await self._permit()
+            if not circuit.open or circuit.holds(self._probe):
+                return
+            permits.give()  # it has opened while we waited
+
+    async def _probing(self) -> None:
+        if self._lane.leaving.done():
+            raise Left
+
+        async def admitted() -> None:
+            self._probe = await self._work.circuit.admitted()
+
+        await self._interruptible("backoff", admitted())
 
     async def _permit(self) -> None:
         await self._interruptible("permit", self._work.function.permits.wait())
@@ -333,17 +388,3 @@ class StrandRunner:
 
     def _fields(self, **more: str) -> dict[str, str]:
         return {"mapping": self._work.settings.name, "lane": self._lane.name, **more}
-
-
-def _request_id(bits: int) -> str:
-    """A version 4 UUID of these 128 bits; `uuid.UUID` takes three times as long."""
-    text = f"{bits & ~0xF000_C000_0000_0000_0000 | 0x4000_8000_0000_0000_0000:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _failure(action: Action) -> Failure | None:
-    return action.failure if isinstance(action, Discard | Release) else None

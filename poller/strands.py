@@ -256,6 +256,16 @@ class Strands:
                 self._leave(strand, key)
         return recalled
 
+    def recall_all(self, format: Format) -> list[Record]:
+        """Take out everything that waits (queues), the messages of a key in their order."""
+        if self._open is None:
+            return self.recall(frozenset(self._homes), format)
+        recalled, self._open.records = self._open.records, []
+        sizes, self._open.sizes = self._open.sizes, []
+        self.held -= len(recalled)
+        self.held_bytes -= sum(sizes)
+        return recalled
+
     def _leave(self, strand: Strand, key: bytes | None) -> None:
         left = strand.keys[key] - 1
         if left:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from poller.circuit import Circuit
 from poller.errors import NotConnected, PollerError
+from poller.failure import entry, successes
 from poller.functions import Function
 from poller.metrics import MappingCounters
-from poller.protocols import Journal, Policy
+from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Release
+from poller.protocols import Journal, Outbox, Policy
 from poller.settings import Backoff, MappingSettings
 from poller.turn import Turn
 
@@ -31,7 +34,9 @@ def reconnect_delay(error: PollerError, tries: int, dice: float) -> float:
 
 @dataclass(slots=True)
 class Work:
-    """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or ""."""
+    """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or "".
+
+    `outbox` may be None where the settings name no `on_success`. `posted` is called when something came into the outbox."""
 
     settings: MappingSettings
     function: Function
@@ -43,6 +48,46 @@ class Work:
     random: Random
     turn: Turn
     replaying: str = ""
+    circuit: Circuit = field(default_factory=Circuit)
+    outbox: Outbox | None = None
+    posted: Callable[[], None] = lambda: None
+
+    def entries(self, batch: Batch, failures: Sequence[Failure], lane: str) -> list[Entry]:
+        """Of a batch that was given up, whole or in parts, as its format has it, which may know more than the lane's.
+
+        A replay's failures go to no destination: they have been there."""
+        return [self._entry(batch, failure, lane, () if self.replaying else self.settings.on_failure) for failure in failures]
+
+    def successes(self, batch: Batch, actions: Sequence[Action], result: bytes, lane: str) -> list[Delivery]:
+        """Of what was handled of it, after an invocation that returned `result`."""
+        handled = [action.records for action in actions if isinstance(action, Ack) and action.records]
+        # The reason means nothing.
+        parts = [Failure(records, "RetryAttemptsExhausted", batch.attempt) for records in handled]
+        return [delivery for part in parts for delivery in successes(self._entry(batch, part, lane, self.settings.on_success), result)]
+
+    def _entry(self, batch: Batch, failure: Failure, lane: str, destinations: Sequence[str]) -> Entry:
+        return entry(
+            failure,
+            batch.format,
+            mapping=self.settings.id,
+            source=self.source,
+            lane=lane,
+            function=self.function.name,
+            now=self.clock(),
+            run=self.replaying,
+            request_id=batch.request_id,
+            destinations=destinations,
+        )
+
+
+def given_up(actions: Sequence[Action]) -> list[Failure]:
+    """What the journal is to keep, before any of these is done."""
+    return [action.failure for action in actions if isinstance(action, Discard | Release) and action.failure is not None]
+
+
+def counted(count: int, noun: str) -> str:
+    """For a person."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(slots=True)

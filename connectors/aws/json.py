@@ -80,7 +80,7 @@ class JsonCaller:
             timeout=aiohttp.ClientTimeout(total=30, connect=10, sock_connect=5),
         )
         # Looked for once: aiohttp's own way (trust_env) takes two hops to a thread for each call, half of what a call costs.
-        self._proxy = _proxy(self._url)
+        self._proxy = proxy(self._url)
 
     def __repr__(self) -> str:
         return f"<JsonCaller {self._url} [{'closed' if self._http.closed else 'open'}]>"
@@ -136,7 +136,7 @@ class JsonCaller:
         await self._http.close()
 
 
-def _proxy(url: str) -> str | None:
+def proxy(url: str) -> str | None:
     """The one that the environment names for this URL, as botocore takes it."""
     parts = urlsplit(url)
     found = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)

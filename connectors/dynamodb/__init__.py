@@ -16,6 +16,7 @@ from connectors.dynamodb.url import where
 from poller.errors import ConfigError
 
 if TYPE_CHECKING:
+    from poller.permissions import Needed, Somewhere
     from poller.protocols import Ledger, Store
 
 
@@ -26,6 +27,12 @@ class DynamoDBStores:
 
     def check(self, url: str, base: Path) -> None:  # noqa: ARG002 -- no path stands in it
         where(url)
+
+    def permissions(self, url: str, mapping: str, place: Somewhere) -> Needed:
+        """See `poller.permissions.LedgerPermissions`."""
+        from connectors.dynamodb.permissions import permissions
+
+        return permissions(url, mapping, place)
 
     async def ledger(self, url: str, base: Path) -> Ledger:  # noqa: ARG002
         from connectors.dynamodb.ledger import open_ledger

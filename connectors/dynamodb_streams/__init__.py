@@ -6,10 +6,11 @@ A shard is one lane: ordered, keyed by the item (partition key and sort key).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from connectors.dynamodb_streams.batch_info import described
 from connectors.dynamodb_streams.client import RETENTION
 from connectors.dynamodb_streams.options import FILTERABLE, DynamoDBOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
@@ -18,6 +19,9 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.dynamodb_streams.client import DynamoDBClient
+    from poller.importing.carried import Importer
+    from poller.model import Entry
+    from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
 
 Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
@@ -60,6 +64,22 @@ class DynamoDBConnector:
 
     def policy(self, options: DynamoDBOptions, settings: MappingSettings) -> Block:
         return Block.of(settings, options.partial, RETENTION)
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return described(entry)
+
+    def importer(self) -> Importer:
+        """See `poller.importing.carried.Importing`."""
+        from connectors.dynamodb_streams.importing import IMPORTER
+
+        return IMPORTER
+
+    def permissions(self, options: DynamoDBOptions, settings: MappingSettings, place: Somewhere) -> Needed:  # noqa: ARG002 (the protocol's)
+        """See `poller.permissions.SourcePermissions`."""
+        from connectors.dynamodb_streams.permissions import permissions
+
+        return permissions(options, place)
 
     async def open(self, options: DynamoDBOptions, context: Context) -> Source:
         from connectors.dynamodb_streams.source import open_source

@@ -23,6 +23,7 @@ FILTERABLE = Filterable(
     ("eventID", "eventName", "eventVersion", "eventSource", "awsRegion", "dynamodb", "userIdentity", "eventSourceARN"),
     "dynamodb",
     text=False,
+    encoding="json",
 )
 """All of the element (AWS Lambda guide, "Using event filtering with a DynamoDB event source")."""
 

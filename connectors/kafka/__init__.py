@@ -5,16 +5,20 @@ A partition is one lane: ordered, keyed by the record's key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from connectors.kafka.batch_info import described
 from connectors.kafka.options import FILTERABLE, KafkaOptions, problems, refused_by_aws
 from poller.errors import ConfigError
 from poller.policy import Block
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
+    from poller.importing.carried import Importer
+    from poller.model import Entry
+    from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
 
 AWS_BATCHING_WINDOW = 0.5
@@ -47,6 +51,22 @@ class KafkaConnector:
 
     def policy(self, options: KafkaOptions, settings: MappingSettings) -> Block:
         return Block.of(settings, options.partial)
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return described(entry)
+
+    def importer(self) -> Importer:
+        """See `poller.importing.carried.Importing`."""
+        from connectors.kafka.importing import IMPORTER
+
+        return IMPORTER
+
+    def permissions(self, options: KafkaOptions, settings: MappingSettings, place: Somewhere) -> Needed:
+        """See `poller.permissions.SourcePermissions`."""
+        from connectors.kafka.permissions import reading
+
+        return reading(options, settings.id, place)
 
     async def open(self, options: KafkaOptions, context: Context) -> Source:
         from connectors.kafka.source import open_source

@@ -25,7 +25,9 @@ SHORTEST_SESSION, LONGEST_SESSION = 3.0, 1800.0
 LONGEST_DRAIN = 900.0
 """No function runs longer on Lambda."""
 
-FILTERABLE = Filterable(("topic", "partition", "offset", "timestamp", "timestampType", "value"), "value", mismatch="ignore")
+FILTERABLE = Filterable(
+    ("topic", "partition", "offset", "timestamp", "timestampType", "value"), "value", mismatch="ignore", encoding="base64"
+)
 """Neither key nor headers (AWS Lambda guide, "Using event filtering with a self-managed Apache Kafka event source")."""
 
 

@@ -6,10 +6,11 @@ A shard is one lane: ordered, keyed by the partition key.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from connectors.kinesis.batch_info import described
 from connectors.kinesis.options import FILTERABLE, KinesisOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
 from poller.policy import Block
@@ -17,6 +18,9 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.kinesis.client import KinesisClient
+    from poller.importing.carried import Importer
+    from poller.model import Entry
+    from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
 
 RETENTION = 24 * 3600.0
@@ -68,6 +72,22 @@ class KinesisConnector:
     def policy(self, options: KinesisOptions, settings: MappingSettings) -> Block:
         """As if the stream had the retention that it has unless it was given more (`ASSUMED`)."""
         return Block.of(settings, options.partial, RETENTION)
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return described(entry)
+
+    def importer(self) -> Importer:
+        """See `poller.importing.carried.Importing`."""
+        from connectors.kinesis.importing import IMPORTER
+
+        return IMPORTER
+
+    def permissions(self, options: KinesisOptions, settings: MappingSettings, place: Somewhere) -> Needed:  # noqa: ARG002 (the protocol's)
+        """See `poller.permissions.SourcePermissions`."""
+        from connectors.kinesis.permissions import permissions
+
+        return permissions(options, place)
 
     async def open(self, options: KinesisOptions, context: Context) -> Source:
         from connectors.kinesis.source import open_source

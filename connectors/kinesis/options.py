@@ -21,7 +21,7 @@ _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 RECORD = ("kinesisSchemaVersion", "partitionKey", "sequenceNumber", "data", "approximateArrivalTimestamp")
 ELEMENT = ("eventSource", "eventVersion", "eventID", "eventName", "invokeIdentityArn", "awsRegion", "eventSourceARN")
 
-FILTERABLE = Filterable((*RECORD, *ELEMENT), "data", text=False)
+FILTERABLE = Filterable((*RECORD, *ELEMENT), "data", text=False, inside=("kinesis", "data"), encoding="base64")
 """Kinesis's own fields stand at the top level, beside those of the event; a pattern about plain text is refused, as on AWS."""
 
 

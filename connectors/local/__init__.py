@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
+from connectors.kinesis.batch_info import described as records_described
 from connectors.kinesis.options import FILTERABLE
+from connectors.sqs.batch_info import described as messages_described
 from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
 from poller.feed import Item, Place
+from poller.model import Entry, KeptRecord
 from poller.policy import Block, Redeliver
 from poller.protocols import Source
 from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
@@ -106,12 +110,17 @@ class QueueConnector:
         problems.check()
         # A name is one queue, whatever its other options: all sources of a configuration share one database.
         visibility = duration(options.visibility_timeout)
-        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=options.name, visibility=visibility, local=True)
+        identity = f"local-queue:{options.name}"
+        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=identity, visibility=visibility, local=True)
         return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if options.fifo else traits
 
     def policy(self, options: QueueOptions, settings: MappingSettings) -> Redeliver:
         redrive = None if options.redrive is None else options.redrive.maximum_receive_count
         return Redeliver.of(settings, redrive, options.release_failed_groups)
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return messages_described(entry)
 
     async def open(self, options: QueueOptions, context: Context) -> Source:
         from connectors.local.queue import QueueSource
@@ -131,6 +140,11 @@ class QueueConnector:
         self.traits(options)
         return await put_messages(options, place, items)
 
+    def item(self, record: KeptRecord) -> Item:
+        from connectors.local.feed import message_item
+
+        return message_item(record)
+
 
 class StreamConnector:
     """`type = "local-stream"`: a `Connector` that is a `Feed` too."""
@@ -144,10 +158,14 @@ class StreamConnector:
         problems.duration("retention", options.retention, 60.0, 365 * _DAY, "1m to 365d")
         problems.found += contradictions(options.starting_position, options.starting_position_timestamp)
         problems.check()
-        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=options.name, tumbling=True, local=True)
+        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=f"local-stream:{options.name}", tumbling=True, local=True)
 
     def policy(self, options: StreamOptions, settings: MappingSettings) -> Block:
         return Block.of(settings, "cut", duration(options.retention))
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return records_described(entry)
 
     async def open(self, options: StreamOptions, context: Context) -> Source:
         from connectors.local.stream import open_stream
@@ -166,6 +184,11 @@ class StreamConnector:
 
         self.traits(options)
         return await put_records(options, place, items)
+
+    def item(self, record: KeptRecord) -> Item:
+        from connectors.local.feed import record_item
+
+        return record_item(record)
 
 
 queue_connector = QueueConnector()

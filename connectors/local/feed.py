@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import md5
 from sqlite3 import Connection
 from typing import TypeVar
@@ -15,6 +17,7 @@ from connectors.local.database import Database
 from connectors.local.messages import Draft, Queue
 from poller.errors import SourceError
 from poller.feed import Item, Place
+from poller.model import KeptRecord
 from poller.units import duration
 
 _T = TypeVar("_T")
@@ -29,7 +32,7 @@ _MAXIMUM_RECORD = 10 * 1024 * 1024
 
 async def put_messages(options: QueueOptions, place: Place, items: Sequence[Item]) -> int:
     """See `Feed.put`."""
-    drafts = [_draft(number, item, options.fifo) for number, item in enumerate(items)]
+    drafts = [draft(number, item, options.fifo) for number, item in enumerate(items)]
     written = 0
     async with Database.shared(place.state) as database:
         for chunk in _chunks(drafts, [len(item.data) for item in items]):
@@ -103,7 +106,8 @@ def _encoded(number: int, what: str, text: str) -> bytes:
         raise SourceError(f"item {number}: its {what} is not valid Unicode") from None
 
 
-def _draft(number: int, item: Item, fifo: bool) -> Draft:
+def draft(number: int, item: Item, fifo: bool) -> Draft:
+    """One message; `number` is the item's, for who reads what is wrong with it. Raises SourceError."""
     try:
         body = item.data.decode()
     except UnicodeDecodeError as error:
@@ -162,3 +166,27 @@ def _pair(number: int, item: Item) -> tuple[str, bytes]:
     _encoded(number, "key", item.key or "")
     # Kinesis asks for a key; without one, records are spread evenly.
     return item.key or uuid4().hex, item.data
+
+
+def message_item(record: KeptRecord) -> Item:
+    """See `Returning.item`."""
+    with _readable(record):
+        event = orjson.loads(record.json)
+        # What is no string attribute cannot be put either (Item.attributes).
+        attributes = {name: each["stringValue"] for name, each in event.get("messageAttributes", {}).items() if "stringValue" in each}
+        return Item(event["body"].encode("utf-8", "surrogatepass"), event.get("attributes", {}).get("MessageGroupId"), attributes)
+
+
+def record_item(record: KeptRecord) -> Item:
+    """See `Returning.item`."""
+    with _readable(record):
+        inner = orjson.loads(record.json)["kinesis"]
+        return Item(b64decode(inner["data"]), inner["partitionKey"])
+
+
+@contextmanager
+def _readable(record: KeptRecord) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"record {record.id} of the journal is not of this kind of source, so it cannot be put back into it") from error

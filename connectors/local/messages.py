@@ -88,6 +88,16 @@ def ensure(connection: Connection, name: str, fifo: bool, visibility: float, ret
     return Queue(identity, name, fifo, visibility, retention, dead_letter, redrive and redrive[0], redrive and redrive[1])
 
 
+def found(connection: Connection, name: str) -> Queue | None:
+    """The queue of this name as it is, None if there is none."""
+    row = connection.execute(
+        "SELECT q.id, q.name, q.fifo, q.visibility, q.retention, q.dead_letter, d.name, q.maximum_receives "
+        "FROM queues q LEFT JOIN queues d ON d.id=q.dead_letter WHERE q.name=?",
+        (name,),
+    ).fetchone()
+    return None if row is None else Queue(row[0], row[1], bool(row[2]), *row[3:])
+
+
 def _make(connection: Connection, name: str, fifo: bool, visibility: float, retention: float) -> int:
     row = connection.execute("SELECT id, fifo FROM queues WHERE name=?", (name,)).fetchone()
     if row is None:

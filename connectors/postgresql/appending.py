@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from connectors.postgresql.texts import text
-from poller.model import Entry
+from poller.model import Delivery, Entry
+from poller.stores.posts import posted
 
 
 @dataclass(slots=True)
@@ -29,11 +30,12 @@ class Known:
 @dataclass(slots=True)
 class Appended:
     """What is to be written. `made`: rows, in order; `reopened`: those that are kept again, by id; `records`: (row's id, origin, entry,
-    place in it), in order; `answers`: for each entry the id of the row that holds its first record."""
+    place in it), in order; `posts`: for the outbox; `answers`: for each entry the id of the row that holds its first record."""
 
     made: list[tuple[int, Entry]] = field(default_factory=list)
     reopened: dict[str, Entry] = field(default_factory=dict)
     records: list[tuple[str, int, Entry, int]] = field(default_factory=list)
+    posts: list[Delivery] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
 
 
@@ -61,7 +63,7 @@ class Appending:
         row = self._rows.get(text(entry.id))
         if row is not None:
             if places:
-                self._extend(row, origin, entry, [place for place in places if names[place] not in row.records])
+                self._extend(row, origin, entry, places, [place for place in places if names[place] not in row.records])
             if first is None and names:
                 first = self._holder(origin, names[0])
         elif places:
@@ -85,14 +87,20 @@ class Appending:
         self._next += 1
         self._rows[row.id] = row
         self.done.made.append((origin, entry))
+        self.done.posts += posted(entry, places)
         self._hold(row, origin, entry, places)
 
-    def _extend(self, row: Known, origin: int, entry: Entry, places: Sequence[int]) -> None:
-        """The id is there, and no open row holds some of the records: what was replayed or dropped before has failed once more."""
+    def _extend(self, row: Known, origin: int, entry: Entry, places: Sequence[int], new: Sequence[int]) -> None:
+        """The id is there, and no open row holds the records at `places`, of which `new` are not its own: what was replayed or dropped
+        before has failed once more."""
+        failed = new
         if row.state in ("replayed", "dropped") or row.kept != entry.kept == "failure":
             row.state, row.kept = "kept", entry.kept
             self.done.reopened[row.id] = entry
-        self._hold(row, origin, entry, places)
+            failed = places
+        if failed:
+            self.done.posts += posted(entry, failed, again=True)
+        self._hold(row, origin, entry, new)
 
     def _hold(self, row: Known, origin: int, entry: Entry, places: Sequence[int]) -> None:
         for place in places:

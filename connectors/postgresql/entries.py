@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import msgspec
 
 from connectors.postgresql.appending import Appended, Appending, Known
 from connectors.postgresql.connections import Connection
+from connectors.postgresql.outbox import post
 from connectors.postgresql.texts import text
-from poller.model import Entry, Fault
+from poller.model import Entry, Fault, KeptRecord
+from poller.stores.kept import row_weight, weight
 
 Origin = tuple[str, str, str]
 """Mapping, source, lane."""
@@ -39,20 +42,29 @@ _HOLDERS = """
 """
 # Numbers are given in the order of the rows.
 _MAKE = """
-    INSERT INTO poller_failures (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, changed)
-    SELECT id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, time
+    INSERT INTO poller_failures (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
+                                 fingerprint, size, bytes, changed)
+    SELECT id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id, fingerprint,
+           size, bytes, time
     FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::text[], $8::text[], $9::float8[],
-                $10::bytea[], $11::bytea[], $12::text[], $13::text[])
-         WITH ORDINALITY AS made (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, nth)
+                $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[], $16::bigint[], $17::bigint[])
+         WITH ORDINALITY AS made (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
+                                  fingerprint, size, bytes, nth)
     ORDER BY nth
 """
 _REOPEN = """
     UPDATE poller_failures AS failures
     SET state = 'kept', owner = '', until = 0, reason = again.reason, attempts = again.attempts, fault = again.fault, time = again.time,
-        changed = again.time, kept = again.kept, run = again.run
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::float8[], $6::text[], $7::text[])
-         AS again (id, reason, attempts, fault, time, kept, run)
+        changed = again.time, kept = again.kept, run = again.run, request_id = again.request_id,
+        fingerprint = CASE failures.fingerprint WHEN '' THEN '' ELSE again.fingerprint END
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::float8[], $6::text[], $7::text[], $8::text[], $9::text[])
+         AS again (id, reason, attempts, fault, time, kept, run, request_id, fingerprint)
     WHERE failures.id = again.id
+"""
+# A row that has no fingerprint yet is measured when it gets one.
+_GROWN = """
+    UPDATE poller_failures AS failures SET size = failures.size + grown.size, bytes = failures.bytes + grown.bytes
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS grown (id, size, bytes) WHERE failures.id = grown.id
 """
 _RECORDS = """
     INSERT INTO poller_records (failure, origin, id, key, arrival, identifier, json)
@@ -102,19 +114,28 @@ async def append(connection: Connection, entries: Sequence[Entry], origins: dict
 
 
 async def _write(connection: Connection, done: Appended) -> None:
+    grown: dict[str, list[KeptRecord]] = defaultdict(list)
+    for name, _, entry, place in done.records:
+        grown[name].append(entry.records[place])
     if done.made:
-        await connection.execute(_MAKE, *_columns([_failure(origin, entry) for origin, entry in done.made], 13))
+        made = [_failure(origin, entry, grown.pop(text(entry.id), [])) for origin, entry in done.made]
+        await connection.execute(_MAKE, *_columns(made, 17))
     if done.reopened:
-        again = [
-            (name, entry.reason, entry.attempts, encode_fault(entry.fault), entry.time, entry.kept, text(entry.run))
-            for name, entry in done.reopened.items()
-        ]
-        await connection.execute(_REOPEN, *_columns(again, 7))
+        again = [_again(name, entry) for name, entry in done.reopened.items()]
+        await connection.execute(_REOPEN, *_columns(again, 9))
+    if grown:
+        await connection.execute(_GROWN, *_columns([(name, len(records), weight(records)) for name, records in grown.items()], 3))
     if done.records:
         await connection.execute(_RECORDS, *_columns([_record(*each) for each in done.records], 7))
+    await post(connection, done.posts)
 
 
-def _failure(origin: int, entry: Entry) -> tuple[Any, ...]:
+def _again(name: str, entry: Entry) -> tuple[Any, ...]:
+    what = (entry.reason, entry.attempts, encode_fault(entry.fault), entry.time, entry.kept)
+    return name, *what, text(entry.run), text(entry.request_id), entry.group
+
+
+def _failure(origin: int, entry: Entry, records: Sequence[KeptRecord]) -> tuple[Any, ...]:
     return (
         text(entry.id),
         origin,
@@ -129,6 +150,10 @@ def _failure(origin: int, entry: Entry) -> tuple[Any, ...]:
         entry.tail,
         entry.kept,
         text(entry.run),
+        text(entry.request_id),
+        entry.group,
+        len(records),
+        row_weight(entry) + weight(records),
     )
 
 

@@ -15,6 +15,8 @@ from connectors.postgresql.entries import Origin, append, encode_fault, number_o
 from connectors.postgresql.groups import Group
 from connectors.postgresql.leases import Clock
 from connectors.postgresql.texts import text
+from connectors.postgresql.upkeep import work_out
+from poller.fingerprint import fingerprint
 from poller.model import Entry, Fault, Row, RowState, Selection
 
 T = TypeVar("T")
@@ -43,7 +45,8 @@ _MARK = """
     SET state = $2, changed = $5::float8, owner = CASE WHEN $2 = 'claimed' THEN $4 ELSE '' END,
         until = CASE WHEN $2 = 'claimed' THEN {now} + $6::float8 ELSE 0 END,
         fault = CASE WHEN $7::bytea IS NULL THEN fault ELSE $7::bytea END,
-        failures = failures.failures + CASE WHEN $7::bytea IS NULL THEN 0 ELSE 1 END
+        failures = failures.failures + CASE WHEN $7::bytea IS NULL THEN 0 ELSE 1 END,
+        fingerprint = CASE WHEN $7::bytea IS NULL OR fingerprint = '' THEN fingerprint ELSE $8::text END
     FROM meant WHERE failures.number = meant.number
     RETURNING failures.id
 """
@@ -65,10 +68,14 @@ class PostgresJournal:
 
     async def select(self, selection: Selection) -> Sequence[Row]:
         """Oldest first, whole rows. Raises ConfigError, which names candidates, for an ambiguous id."""
+        if selection.group is not None:
+            await work_out(self._connections)
         return await self._read(lambda connection: rows.select(connection, selection), SELECT_SECONDS)
 
     async def count(self, selection: Selection) -> int:
         """How many rows `select` would give, without reading them."""
+        if selection.group is not None:
+            await work_out(self._connections)
         return await self._read(lambda connection: rows.count(connection, selection))
 
     async def mark(
@@ -80,14 +87,8 @@ class PostgresJournal:
         wanted = list(dict.fromkeys(ids))
         if not wanted:
             return ()
-        again = encode_fault(fault) if state == "kept" else None
-        values = ([text(one) for one in wanted], state, self._clock(now), text(owner), now, until - now, again)
-        statement = _MARK.format(condition=_FROM[state], now=_NOW)
-
-        async def work(connection: Connection) -> set[str]:
-            return {one for (one,) in await connection.fetch(statement, *values)}
-
-        done = await self._connections.run(work)
+        clock = self._clock(now)
+        done = await self._connections.run(lambda connection: mark(connection, wanted, state, clock, now, owner, until - now, fault))
         return [one for one in wanted if text(one) in done]
 
     async def aclose(self) -> None:
@@ -107,6 +108,23 @@ class PostgresJournal:
             )
         )
         return [[next(answers) for _ in group] for group in groups]
+
+
+async def mark(
+    connection: Connection,
+    ids: Sequence[str],
+    state: RowState,
+    clock: float | None,
+    now: float,
+    owner: str,
+    seconds: float = 0.0,
+    fault: Fault | None = None,
+) -> set[str]:
+    """`protocols.Journal.mark`, in one statement. `clock`: None is the server's; `seconds`: for how long a row is claimed."""
+    again = encode_fault(fault) if state == "kept" else None
+    statement = _MARK.format(condition=_FROM[state], now=_NOW)
+    values = ([text(one) for one in ids], state, clock, text(owner), now, seconds, again, fingerprint(fault) if fault else "")
+    return {one for (one,) in await connection.fetch(statement, *values)}
 
 
 def _bytes(entries: Sequence[Entry]) -> int:

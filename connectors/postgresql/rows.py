@@ -16,12 +16,15 @@ _ENTRY = {  # field of an Entry -> where it is kept
     **{field: f"origins.{field}" for field in ("mapping", "source", "lane")},
     **{
         field: f"failures.{field}"
-        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run")
+        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run", "request_id")
     },
+    "group": "failures.fingerprint",
 }
 _COLUMNS = ", ".join(("failures.number", "failures.fault", "failures.state", "failures.failures", "failures.changed", *_ENTRY.values()))
 _FROM = "FROM poller_failures AS failures JOIN poller_origins AS origins ON origins.number = failures.origin"
 _CANDIDATES = f"SELECT id FROM poller_failures WHERE id >= $1 AND id < $1 || chr(1114111) ORDER BY id LIMIT {SHOWN + 1}"
+_NEXT = "SELECT min(fingerprint) FROM poller_failures WHERE fingerprint"
+_HOLDS_KEY = "failures.number IN (SELECT failure FROM poller_records WHERE left(key, 200) = left({0}::text, 200) AND key = {0}::text)"
 _RECORDS = """
     SELECT failure, id, key, arrival, json, identifier FROM poller_records
     WHERE failure = ANY($1::bigint[]) ORDER BY failure, number
@@ -30,7 +33,7 @@ _RECORDS = """
 
 async def select(connection: Connection, selection: Selection) -> list[Row]:
     """Oldest first; of one time, in the order of appending. Raises ConfigError for an ambiguous prefix, StoreError for a damaged row."""
-    where, values = await _narrowed(connection, selection)
+    where, values = await narrowed(connection, selection)
     limit = f"LIMIT ${len(values) + 1}::bigint"
     query = f"SELECT {_COLUMNS} {_FROM} WHERE {where} ORDER BY failures.time, failures.number {limit}"
     found = await connection.fetch(query, *values, selection.limit)
@@ -42,13 +45,13 @@ async def select(connection: Connection, selection: Selection) -> list[Row]:
 
 async def count(connection: Connection, selection: Selection) -> int:
     """How many rows `select` would give."""
-    where, values = await _narrowed(connection, selection)
+    where, values = await narrowed(connection, selection)
     query = f"SELECT count(*) FROM (SELECT 1 {_FROM} WHERE {where} LIMIT ${len(values) + 1}::bigint) AS found"
     return int(await connection.fetchval(query, *values, selection.limit))
 
 
-async def _narrowed(connection: Connection, selection: Selection) -> tuple[str, list[Any]]:
-    """What comes behind WHERE, and its parameters."""
+async def narrowed(connection: Connection, selection: Selection) -> tuple[str, list[Any]]:
+    """What comes behind WHERE, and its parameters. Raises ConfigError for an ambiguous prefix."""
     parts, values = ["true"], list[Any]()
 
     def narrow(condition: str, value: Any) -> None:
@@ -58,7 +61,7 @@ async def _narrowed(connection: Connection, selection: Selection) -> tuple[str, 
     if selection.ids:
         narrow("failures.id = ANY({}::text[])", await _whole(connection, selection.ids))
     if selection.mapping is not None:
-        narrow("origins.mapping = {}", text(selection.mapping))
+        narrow("failures.origin IN (SELECT number FROM poller_origins WHERE mapping = {})", text(selection.mapping))
     if selection.after is not None:
         narrow("failures.time >= {}", selection.after)
     if selection.before is not None:
@@ -67,7 +70,22 @@ async def _narrowed(connection: Connection, selection: Selection) -> tuple[str, 
         narrow("failures.state = ANY({}::text[])", list(selection.states))
     if not selection.copies:
         parts.append("failures.kept <> 'queue-dlq'")
+    if selection.group is not None:
+        # No fingerprint is NULL: a group that is not there has no rows.
+        narrow("failures.fingerprint = {}::text", meant(selection.group, await _fingerprints(connection, selection.group), "group"))
+    if selection.key is not None:
+        narrow(_HOLDS_KEY, text(selection.key))
     return " AND ".join(parts), values
+
+
+async def _fingerprints(connection: Connection, prefix: str) -> list[str]:
+    """Those that begin so, the first few; each is the least above the one before, for one may be that of a million rows."""
+    found: list[str] = []
+    value = await connection.fetchval(f"{_NEXT} >= $1 AND fingerprint > ''", text(prefix))
+    while value is not None and value.startswith(prefix) and len(found) <= SHOWN:
+        found.append(value)
+        value = await connection.fetchval(f"{_NEXT} > $1", value)
+    return found
 
 
 async def _whole(connection: Connection, prefixes: Sequence[str]) -> list[str]:

@@ -11,6 +11,9 @@ from poller.errors import StoreError
 _LOCK = 0x706F6C6C6572
 """The key of the advisory lock: "poller"."""
 
+MIGRATION_SECONDS = 900.0
+"""An index of all that was ever kept may have to be made; who gave up would begin it again, for ever."""
+
 # All text compares by its bytes ("C"): ids are looked for by their first letters, and rows are locked in one order by everybody.
 _FIRST = (
     # A lane's lease and its progress are one row: who saves is checked by the same statement. A dropped lease keeps its row, with no owner,
@@ -96,10 +99,75 @@ _FIRST = (
     "CREATE INDEX poller_records_by_id ON poller_records (origin, id)",
 )
 
+_RUNS = (
+    # A replay (poller.runs.encode).
+    """
+    CREATE TABLE poller_runs (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        name TEXT COLLATE "C" NOT NULL UNIQUE,
+        version BIGINT NOT NULL,
+        began DOUBLE PRECISION NOT NULL,
+        body BYTEA NOT NULL
+    )
+    """,
+    # Its trail: what it did to which rows. `failure` is a row's id: the trail outlives what upkeep removes from the journal.
+    """
+    CREATE TABLE poller_steps (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        run BIGINT NOT NULL REFERENCES poller_runs (number),
+        failure TEXT COLLATE "C" NOT NULL,
+        outcome TEXT COLLATE "C" NOT NULL,
+        time DOUBLE PRECISION NOT NULL,
+        who TEXT NOT NULL,
+        failures TEXT[] NOT NULL,
+        edited BOOLEAN NOT NULL
+    )
+    """,
+    "CREATE INDEX poller_steps_by_failure ON poller_steps (run, failure)",
+)
+
+_OUTBOX = (
+    # Of the last invocation.
+    "ALTER TABLE poller_failures ADD COLUMN request_id TEXT NOT NULL DEFAULT ''",
+    # `entry` is MessagePack (poller.stores.posts); `time` is the entry's. Vacuumed early: rows come and go.
+    """
+    CREATE TABLE poller_outbox (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id TEXT COLLATE "C" NOT NULL,
+        mapping TEXT COLLATE "C" NOT NULL,
+        destination TEXT COLLATE "C" NOT NULL,
+        outcome TEXT COLLATE "C" NOT NULL,
+        time DOUBLE PRECISION NOT NULL,
+        entry BYTEA NOT NULL,
+        result BYTEA,
+        attempts BIGINT NOT NULL DEFAULT 0,
+        due DOUBLE PRECISION NOT NULL,
+        error TEXT NOT NULL DEFAULT ''
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05)
+    """,
+    "CREATE INDEX poller_outbox_by_destination ON poller_outbox (mapping, destination, number)",
+    "CREATE INDEX poller_outbox_failed ON poller_outbox (mapping, destination, number) WHERE attempts > 0",
+    "CREATE UNIQUE INDEX poller_outbox_successes ON poller_outbox (mapping, destination, id) WHERE outcome = 'success'",
+)
+
+_GROUPS = (
+    # The fingerprint of the fault ('': not worked out yet, see upkeep.py), and how much a row holds (poller.stores.kept: weight).
+    "ALTER TABLE poller_failures ADD COLUMN fingerprint TEXT COLLATE \"C\" NOT NULL DEFAULT ''",
+    "ALTER TABLE poller_failures ADD COLUMN size BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE poller_failures ADD COLUMN bytes BIGINT NOT NULL DEFAULT 0",
+    # All that is counted of a group, so that no row is read for it; and its rows by time.
+    """
+    CREATE INDEX poller_failures_by_fingerprint ON poller_failures (fingerprint, time, number)
+    INCLUDE (origin, state, size, bytes)
+    """,
+    # The beginning of a key: a whole one may be longer than an index takes, and then it would keep its failure out of the journal.
+    "CREATE INDEX poller_records_by_key ON poller_records (left(key, 200), failure) WHERE key IS NOT NULL",
+)
+
 # Not to_regclass: it answers from the session's cache, which has not heard yet of what another made while this one waited for the lock.
 _IS_THERE = "SELECT count(*) FROM pg_class WHERE relname = 'poller_version' AND relkind = 'r' AND pg_table_is_visible(oid)"
 
-MIGRATIONS = (_FIRST,)
+MIGRATIONS = (_FIRST, _RUNS, _OUTBOX, _GROUPS)
 """`MIGRATIONS[n]` takes version n to version n + 1; a released one never changes."""
 
 
@@ -125,7 +193,7 @@ async def migrate(connections: Connections) -> None:
         await connection.execute("DELETE FROM poller_version")
         await connection.execute("INSERT INTO poller_version VALUES ($1)", len(MIGRATIONS))
 
-    await connections.run(work, begin="BEGIN", seconds=30.0)
+    await connections.run(work, begin="BEGIN", seconds=MIGRATION_SECONDS)
 
 
 async def _version(connection: Connection) -> int:

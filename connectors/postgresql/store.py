@@ -7,8 +7,11 @@ from connectors.postgresql.checkpoints import PostgresCheckpoints
 from connectors.postgresql.connections import SECONDS, Connections
 from connectors.postgresql.journal import PostgresJournal
 from connectors.postgresql.leases import Clock, PostgresLeases
+from connectors.postgresql.outbox import PostgresOutbox
+from connectors.postgresql.runs import PostgresRuns
 from connectors.postgresql.schema import migrate
 from connectors.postgresql.states import PostgresStates
+from connectors.postgresql.upkeep import PostgresUpkeep
 
 
 class PostgresStore:
@@ -22,10 +25,13 @@ class PostgresStore:
         self.states = PostgresStates(connections, self._changes)
         self.leases = PostgresLeases(connections, clock)
         self.journal = PostgresJournal(connections, clock)
+        self.upkeep = PostgresUpkeep(connections)
+        self.outbox = PostgresOutbox(connections)
+        self.runs = PostgresRuns(connections)
 
     async def aclose(self) -> None:
         """Everything asked for is written, or refused. Tolerated twice."""
-        for part in (self._changes, self.checkpoints, self.leases, self.journal):
+        for part in (self._changes, self.checkpoints, self.leases, self.journal, self.outbox):
             await part.aclose()
         await self._connections.aclose()
 

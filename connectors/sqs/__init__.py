@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from connectors.sqs.batch_info import described
 from connectors.sqs.queue import FALLBACK_VISIBILITY, Where, identity, where
 from poller.errors import ConfigError
 from poller.policy import Redeliver
@@ -20,6 +21,9 @@ from poller.units import duration
 if TYPE_CHECKING:
     from connectors.sqs.client import SqsClient
     from connectors.sqs.source import SqsSource
+    from poller.importing.carried import Importer
+    from poller.model import Entry
+    from poller.permissions import Needed, Somewhere
 
 LONGEST_WAIT = 20
 """SQS's own limit of a long poll, in seconds."""
@@ -98,6 +102,22 @@ class SqsConnector:
     def policy(self, options: SqsOptions, settings: MappingSettings) -> Redeliver:
         """Without the queue's own limit: that is asked for by `open`."""
         return Redeliver.of(settings, None, options.release_failed_groups)
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """See `poller.settings.Describing`."""
+        return described(entry)
+
+    def importer(self) -> Importer:
+        """See `poller.importing.carried.Importing`."""
+        from connectors.sqs.importing import IMPORTER
+
+        return IMPORTER
+
+    def permissions(self, options: SqsOptions, settings: MappingSettings, place: Somewhere) -> Needed:  # noqa: ARG002 (the protocol's)
+        """See `poller.permissions.SourcePermissions`."""
+        from connectors.sqs.permissions import permissions
+
+        return permissions(options, place)
 
     async def open(self, options: SqsOptions, context: Context) -> SqsSource:
         from connectors.sqs.source import connections, open_source

@@ -14,7 +14,7 @@ from poller.status import DaemonStatus, judged
 
 def pages(status: Callable[[], Awaitable[DaemonStatus]], clock: Callable[[], float]) -> dict[str, Page]:
     """`/livez`: the event loop runs, nothing more; it asks nobody. `/readyz`: 200 or 503, with the reasons as JSON, and what
-    is paused: that is no reason. `/metrics`: Prometheus.
+    is paused, or does not arrive at its destination: that is no reason. `/metrics`: Prometheus.
 
     `clock` is epoch seconds.
     """
@@ -25,7 +25,13 @@ def pages(status: Callable[[], Awaitable[DaemonStatus]], clock: Callable[[], flo
     async def readyz() -> Answer:
         verdict = judged(await status(), clock())
         paused = [mapping.name for mapping in verdict.mappings if mapping.paused is not None]
-        body = msgspec.json.encode({"ready": verdict.ready, "reasons": verdict.reasons} | ({"paused": paused} if paused else {}))
+        late = [
+            {"mapping": each.mapping, "destination": each.name, "waiting": each.waiting, "oldest": each.oldest}
+            for each in verdict.destinations
+            if each.attempts
+        ]
+        more = ({"paused": paused} if paused else {}) | ({"destinations": late} if late else {})
+        body = msgspec.json.encode({"ready": verdict.ready, "reasons": verdict.reasons} | more)
         code = HTTPStatus.OK if verdict.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Answer(body + b"\n", code, "application/json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,16 +12,18 @@ import msgspec
 from poller.admin.commands import Command
 from poller.admin.lanes import asked_of
 from poller.admin.rewinding import shown
+from poller.config import Config
 from poller.errors import PollerError
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
-from poller.model import Holding, LaneKey
+from poller.model import Holding, LaneKey, Waiting
 from poller.ordered_source import OrderedSource
 from poller.pause import Pause
 from poller.protocols import Source, Store, Visible
 from poller.rewind import Positioned
-from poller.status import FunctionStatus, HeadSpan, LaneStatus, MappingStatus, PauseStatus
+from poller.status import CircuitStatus, DestinationStatus, FunctionStatus, HeadSpan, LaneStatus, MappingStatus, PauseStatus
+from poller.stores.urls import masked
 
 if TYPE_CHECKING:
     from poller.daemon import Daemon
@@ -43,6 +46,7 @@ async def mapping_status(runner: MappingRunner, kind: str, now: float) -> Mappin
         state=runner.state,
         last_error=runner.last_error,
         paused=None if runner.paused is None else pause_status(runner.paused),
+        circuit=None if (broken := work.circuit.shown(now)) is None else CircuitStatus(**asdict(broken)),
         timeout=work.function.settings.timeout,
         window=work.settings.batching.window,
         counters=work.counters,
@@ -130,6 +134,19 @@ def lanes(daemon: Daemon) -> Command:
             yield {"mapping": name, "lanes": msgspec.to_builtins(found)}
 
     return lanes
+
+
+def destination_statuses(config: Config, waiting: Iterable[Waiting]) -> list[DestinationStatus]:
+    """Each destination of the configuration, in its order; then those that it does not name any more, and for which something waits."""
+    found: dict[tuple[str, str], DestinationStatus] = {}
+    for mapping in config.mappings.values():
+        for each in mapping.destinations:
+            found[mapping.settings.id, each.name] = DestinationStatus(mapping=mapping.settings.name, name=each.shown)
+    for line in waiting:
+        lost = DestinationStatus(mapping=line.mapping, name=masked(line.destination), configured=False)
+        status = found.setdefault((line.mapping, line.destination), lost)
+        status.waiting, status.oldest, status.attempts, status.last_error = line.count, line.oldest, line.attempts, line.error
+    return list(found.values())
 
 
 def function_statuses(functions: Iterable[Function]) -> list[FunctionStatus]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from poller.admin import overview, replaying, rewinding
+from poller.admin import overview, replaying, resetting, rewinding
 from poller.admin.commands import Command
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ TASKS: Mapping[str, Callable[[Daemon], Command]] = {
 }
 
 
+EVERYWHERE: Mapping[str, Callable[[Daemon], Command]] = {"reset": resetting.reset}
+"""What every worker does, for each has its own."""
+
+
 def tasks(daemon: Daemon) -> dict[str, Command]:
     """All of them, for this daemon."""
-    return {name: made(daemon) for name, made in TASKS.items()}
+    return {name: made(daemon) for name, made in {**TASKS, **EVERYWHERE}.items()}

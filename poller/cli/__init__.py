@@ -7,6 +7,7 @@ on stdout. `--json` prints one JSON object a line.
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -23,15 +24,19 @@ SUMMARIES = {
     "status": "Show what the running daemon does.",
     "pause": "Pause a mapping until it is resumed.",
     "resume": "Let a paused mapping go on.",
+    "reset": "Close the circuit breaker of a mapping.",
     "rewind": "Read a stream again from another place, or skip a part of it.",
     "failures": "Look at the failures that the journal keeps.",
     "replay": "Run kept failures again.",
     "explain": "Show the attempts that failing records would get.",
     "filter": "Try a filter on an event.",
+    "import": "Make a configuration of event source mappings on AWS.",
+    "iam": "Print the IAM policy that a mapping needs.",
     "connectors": "List the installed kinds of sources and handlers.",
     "config": "Explain the configuration.",
 }
-"""Every command with the first line of its help: `poller --help` imports none of them. `poller.cli.NAME` holds the command NAME."""
+"""Every command with the first line of its help: `poller --help` imports none of them. `poller.cli.NAME` holds the command NAME, or NAME_
+where Python has that word for itself."""
 
 INTERRUPTED = 130
 
@@ -45,7 +50,8 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's)
         if cmd_name not in SUMMARIES:
             return None
-        command: click.Command = getattr(import_module(f"poller.cli.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(f"poller.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Say what is wrong with a configuration.")
 @config_argument
-@click.option("--live", is_flag=True, help="Also reach the sources and load the functions; nothing is read, nothing is run.")
+@click.option("--live", is_flag=True, help="Also reach sources and destinations, and load the functions; nothing is read, sent or run.")
 @json_option
 def check(config_path: Path, live: bool, as_json: bool) -> None:
     """Say what is wrong with a configuration: everything at once, with file, line and a suggestion. Exit code 2 if anything is."""

@@ -12,9 +12,11 @@ def config() -> None:
 
 @config.command()
 def reference() -> None:
-    """Every key of the file, as Markdown: its values, its default, what it does. Sources are those that are installed."""
+    """Every key of the file, as Markdown: its values, its default, what it does. Sources and destinations are those that are installed."""
     from poller.config.reference import render
-    from poller.registry import CONNECTORS, Registry
+    from poller.registry import CONNECTORS, DESTINATIONS, Registry
 
     registry = Registry()
-    click.echo(render({name: registry.connector(name).options for name in registry.names(CONNECTORS)}), nl=False)
+    sources = {name: registry.connector(name).options for name in registry.names(CONNECTORS)}
+    destinations = {name: registry.destination(name).options for name in registry.names(DESTINATIONS)}
+    click.echo(render(sources, destinations), nl=False)

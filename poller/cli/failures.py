@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
-from poller.cli.options import config_option, json_option, load_config, mapping_id, selection_options
+from poller.cli.options import Chosen, config_option, json_option, load_config, selection_options
 from poller.cli.text import amount, json_line
 from poller.model import RowState, Selection
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from poller.config import Config
-    from poller.model import Row
+_STATES = click.option(
+    "--state", "states", multiple=True, type=click.Choice([*get_args(RowState), "any"]), help="Default: kept and claimed."
+)
+_WHOLE = click.option("--unredacted", is_flag=True, help="Also what the mapping's `redact` hides.")
 
 
 @click.group(short_help="Look at the failures that the journal keeps.")
@@ -27,34 +26,50 @@ def failures() -> None:
 
 @failures.command("list")
 @selection_options
-@click.option("--state", "states", multiple=True, type=click.Choice([*get_args(RowState), "any"]), help="Default: kept and claimed.")
+@_STATES
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, the oldest first.")
 @config_option
 @json_option
-def list_(
-    ids: tuple[str, ...],
-    mapping: str | None,
-    after: float | None,
-    before: float | None,
-    states: tuple[RowState, ...],
-    limit: int,
-    config_path: Path,
-    as_json: bool,
-) -> None:
+def list_(chosen: Chosen, states: tuple[RowState, ...], limit: int, config_path: Path, as_json: bool) -> None:
     """List failures, the oldest first."""
     from poller.cli.journal import document, overview
+    from poller.cli.reading import listed
 
-    chosen: tuple[RowState, ...] = () if "any" in states else states or ("kept", "claimed")
     config = load_config(config_path)
-    selection = Selection(ids=ids, mapping=mapping_id(config, mapping), after=after, before=before, states=chosen, limit=limit)
-    rows, count = asyncio.run(_selected(config, selection))
+    rows, more = asyncio.run(listed(config, chosen, replace(chosen.selection(config), states=_states(states), limit=limit)))
     if as_json:
         for row in rows:
             click.echo(json_line(document(row)))
     elif rows:
         click.echo(overview(rows))
-        if count > len(rows):
-            click.echo(f"... and {count - len(rows):,} more; --limit shows more of them")
+        if more:
+            click.echo(f"... and {'' if more is True else f'{more:,} '}more; --limit shows more of them")
+    else:
+        click.echo("no failures")
+
+
+@failures.command()
+@selection_options
+@_STATES
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, the largest first.")
+@config_option
+@json_option
+def groups(chosen: Chosen, states: tuple[RowState, ...], limit: int, config_path: Path, as_json: bool) -> None:
+    """List errors, each with how often it came: failures with the same type of error, message (its values apart) and place in the code."""
+    from poller.cli.journal import group_document, groups_overview
+    from poller.cli.reading import counted
+
+    if chosen.pattern is not None:
+        raise click.UsageError("groups are counted without reading records: narrow by anything but --pattern")
+    config = load_config(config_path)
+    found = asyncio.run(counted(config, replace(chosen.selection(config), states=_states(states))))
+    if as_json:
+        for group in found[:limit]:
+            click.echo(json_line(group_document(group)))
+    elif found:
+        click.echo(groups_overview(found[:limit]))
+        if len(found) > limit:
+            click.echo(f"... and {len(found) - limit:,} more; --limit shows more of them")
     else:
         click.echo("no failures")
 
@@ -62,15 +77,36 @@ def list_(
 @failures.command()
 @click.argument("ids", nargs=-1, required=True)
 @click.option("--payload", is_flag=True, help="Also the event that the function was called with.")
+@_WHOLE
 @config_option
 @json_option
-def show(ids: tuple[str, ...], payload: bool, config_path: Path, as_json: bool) -> None:
+def show(ids: tuple[str, ...], payload: bool, unredacted: bool, config_path: Path, as_json: bool) -> None:
     """Show failures in full. IDS may be the first letters of an id."""
     from poller.cli.journal import document, page
+    from poller.cli.reading import hiding, listed
 
-    rows, _ = asyncio.run(_selected(load_config(config_path), Selection(ids=ids, states=())))
-    for number, row in enumerate(rows):
+    config = load_config(config_path)
+    rows, _ = asyncio.run(listed(config, Chosen(ids), Selection(ids=ids, states=())))
+    for number, row in enumerate(rows if unredacted else map(hiding(config), rows)):
         click.echo(json_line(document(row, payload=payload)) if as_json else ("\n" if number else "") + page(row, payload=payload))
+
+
+@failures.command()
+@selection_options
+@_STATES
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write, which only you may read. Default: here."
+)
+@_WHOLE
+@config_option
+def export(chosen: Chosen, states: tuple[RowState, ...], output: Path | None, unredacted: bool, config_path: Path) -> None:
+    """Write failures out whole, events too: a JSON object a line, the oldest first."""
+    from poller.cli.reading import exported
+
+    config = load_config(config_path)
+    selection = replace(chosen.selection(config), states=_states(states))
+    count = asyncio.run(exported(config, chosen, selection, output, unredacted))
+    click.echo(f"{amount(count, 'failure')} exported", err=True)
 
 
 @failures.command()
@@ -78,44 +114,22 @@ def show(ids: tuple[str, ...], payload: bool, config_path: Path, as_json: bool) 
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @config_option
 @json_option
-def drop(
-    ids: tuple[str, ...],
-    mapping: str | None,
-    after: float | None,
-    before: float | None,
-    yes: bool,
-    config_path: Path,
-    as_json: bool,
-) -> None:
+def drop(chosen: Chosen, yes: bool, config_path: Path, as_json: bool) -> None:
     """Give failures up for good: no replay takes them any more. IDS may be the first letters of an id."""
-    if not ids and (mapping, after, before) == (None, None, None):
-        raise click.UsageError("say which: ids, --mapping, --after or --before")
+    from poller.cli.reading import dropped, named_ids
+
+    if not chosen:
+        raise click.UsageError("say which: ids, --mapping, --after, --before, --group, --key or --pattern")
     config = load_config(config_path)
-    rows, _ = asyncio.run(_selected(config, Selection(ids=ids, mapping=mapping_id(config, mapping), after=after, before=before)))
-    if rows and not yes:
-        records = sum(len(row.entry.records) for row in rows)
-        click.confirm(f"Drop {amount(len(rows), 'failure')} with {amount(records, 'record')}?", abort=True, err=True)
-    dropped = asyncio.run(_dropped(config, [row.entry.id for row in rows])) if rows else []
-    click.echo(json_line({"dropped": [*dropped]}) if as_json else f"{amount(len(dropped), 'failure')} dropped")
-    if len(dropped) < len(rows):
-        click.echo(f"{amount(len(rows) - len(dropped), 'failure')} left alone: taken by a replay meanwhile", err=True)
+    ids, records = asyncio.run(named_ids(config, chosen, chosen.selection(config)))
+    if ids and not yes:
+        click.confirm(f"Drop {amount(len(ids), 'failure')} with {amount(records, 'record')}?", abort=True, err=True)
+    done = asyncio.run(dropped(config, ids)) if ids else []
+    click.echo(json_line({"dropped": [*done]}) if as_json else f"{amount(len(done), 'failure')} dropped")
+    if len(done) < len(ids):
+        click.echo(f"{amount(len(ids) - len(done), 'failure')} left alone: taken by a replay meanwhile", err=True)
         click.get_current_context().exit(1)
 
 
-async def _selected(config: Config, selection: Selection) -> tuple[list[Row], int]:
-    """The rows, and how many there would be without the limit. Raises StoreError for ids that select nothing."""
-    from dataclasses import replace
-
-    from poller.cli.journal import named, opened
-
-    async with opened(config) as store:
-        rows = [*await store.journal.select(selection)]
-        named(rows, selection)
-        return rows, await store.journal.count(replace(selection, limit=None))
-
-
-async def _dropped(config: Config, ids: Sequence[str]) -> Sequence[str]:
-    from poller.cli.journal import opened
-
-    async with opened(config) as store:
-        return await store.journal.mark(ids, "dropped", time.time())
+def _states(states: tuple[RowState, ...]) -> tuple[RowState, ...]:
+    return () if "any" in states else states or ("kept", "claimed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import orjson
 from poller.cli.text import amount, clean, iso, moment, shortened, table
 from poller.config import Config
 from poller.errors import StoreError
+from poller.journal import ErrorGroup
 from poller.model import Entry, Row, Selection
 from poller.protocols import Store
 from poller.registry import Registry
@@ -69,11 +70,47 @@ def document(row: Row, *, payload: bool = False) -> dict[str, Any]:
         "first": entry.first,
         "last": entry.last,
         "records": len(entry.records),
+        "group": entry.group,
         "error": None if fault is None else {"kind": fault.kind, "type": fault.type, "message": fault.message, "trace": [*fault.trace]},
     }
     if payload:
         shown["event"] = orjson.loads(event(entry))
     return shown
+
+
+def group_document(group: ErrorGroup) -> dict[str, Any]:
+    """An error group for a program."""
+    fault = group.fault
+    return {
+        "group": group.id,
+        "failures": group.rows,
+        "records": group.records,
+        "first": iso(group.first),
+        "last": iso(group.last),
+        "mappings": [*group.mappings],
+        "sample": group.sample,
+        "reason": group.reason,
+        "error": None if fault is None else {"kind": fault.kind, "type": fault.type, "message": fault.message, "trace": [*fault.trace]},
+    }
+
+
+def groups_overview(groups: Sequence[ErrorGroup]) -> str:
+    """Error groups as a table, a line each."""
+    heads = ("GROUP", "FAILURES", "RECORDS", "FIRST", "LAST", "MAPPINGS", "SAMPLE", "ERROR")
+    rows = (
+        (
+            group.id[:SHORT_ID],
+            group.rows,
+            group.records,
+            moment(group.first),
+            moment(group.last),
+            shortened(", ".join(group.mappings), 40),
+            group.sample[:SHORT_ID],
+            "never invoked: " + group.reason if group.fault is None else shortened(f"{group.fault.type}: {group.fault.message}", 70),
+        )
+        for group in groups
+    )
+    return table(heads, rows)
 
 
 def event(entry: Entry) -> bytes:
@@ -109,6 +146,8 @@ def page(row: Row, *, payload: bool = False) -> str:
     lines.append(f"reason    {entry.reason}, after {amount(entry.attempts, 'attempt')} of exactly this batch by function {entry.function}")
     lines.append(f"records   {len(entry.records):,}, from {entry.first} to {entry.last}")
     lines.append(f"state     {row.state}{_story(row)}")
+    if entry.group:
+        lines.append(f"group     {entry.group}")
     if fault is not None:
         lines += ["", f"{fault.type}: {fault.message}", *(f"    {frame}" for frame in fault.trace)]
     if payload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -15,7 +16,9 @@ import click
 from poller import units
 
 if TYPE_CHECKING:
-    from poller.config import Config
+    from poller.config import Config, MappingConfig
+    from poller.model import Entry, Selection
+    from poller.settings import Filterable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,16 +77,63 @@ class Moment(click.ParamType[float]):
             self.fail(f"{value!r} is no time; write 2026-01-31T08:00, or how long ago, such as 2h", param, ctx)
 
 
-def selection_options(command: F) -> F:
-    """`[IDS]... --mapping --after --before`: which rows of the journal."""
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What `selection_options` say. `mapping` as it was written: a name or an id. `pattern`: only rows with a record that it matches."""
+
+    ids: tuple[str, ...] = ()
+    mapping: str | None = None
+    after: float | None = None
+    before: float | None = None
+    group: str | None = None
+    key: str | None = None
+    pattern: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        return self != Chosen()
+
+    def selection(self, config: Config) -> Selection:
+        """All but the pattern. Raises nothing: ids and group are looked up by the store."""
+        from poller.model import Selection
+
+        return Selection(
+            ids=self.ids,
+            mapping=mapping_id(config, self.mapping),
+            after=self.after,
+            before=self.before,
+            group=self.group,
+            key=self.key,
+        )
+
+    def matches(self, config: Config) -> Callable[[Entry], bool]:
+        """The pattern, with records decoded as the mapping's filters see them. Raises ConfigError for what is no pattern."""
+        from poller.replay.matching import matching
+
+        over = {each.settings.id: filterable(each) for each in config.mappings.values()}
+        return (lambda _: True) if self.pattern is None else matching(self.pattern, over.get)
+
+
+def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`[IDS]... --mapping --after --before --group --key --pattern`, as `chosen`: which rows of the journal."""
+
+    @wraps(command)
+    def collected(**given: Any) -> Any:
+        chosen = Chosen(**{field.name: given.pop(field.name) for field in fields(Chosen)})
+        return command(chosen=chosen, **given)
+
+    decorated: Callable[..., Any] = collected
     for decorate in (
+        click.option("--pattern", help="Only failures with a record that this pattern matches, in the language of filters."),
+        click.option("--key", help="Only failures with a record of this key."),
+        click.option("--group", help="Only failures of this error group: the first letters of its id (`poller failures groups`)."),
         click.option("--before", type=Moment(), help="Only what failed before this time."),
         click.option("--after", type=Moment(), help="Only what failed at this time or later: ISO 8601, or how long ago (2h)."),
         click.option("--mapping", help="Only failures of this mapping: its name, or id."),
         click.argument("ids", nargs=-1),
     ):
-        command = decorate(command)
-    return command
+        decorated = decorate(decorated)
+    return decorated
 
 
 def load_config(path: Path) -> Config:
@@ -97,3 +147,10 @@ def load_config(path: Path) -> Config:
 def mapping_id(config: Config, name: str | None) -> str | None:
     """What the journal knows a mapping by, from its name or its id."""
     return config.mappings[name].settings.id if name in config.mappings else name
+
+
+def filterable(mapping: MappingConfig) -> Filterable | None:
+    """What its filters may look at, which says how its records are to be read."""
+    from poller.registry import Registry
+
+    return Registry().connector(mapping.type).traits(mapping.options).filterable

@@ -14,7 +14,7 @@ from poller.cli.options import config_option, json_option, load_config
 from poller.cli.text import amount, clean, json_line, lasting, moment, shortened, table
 
 if TYPE_CHECKING:
-    from poller.status import DaemonStatus, LaneStatus, MappingStatus, WorkerStatus
+    from poller.status import DaemonStatus, DestinationStatus, LaneStatus, MappingStatus, WorkerStatus
 
 _RECORDS, _BATCHES = ("READ", "FILTERED", "DONE", "HELD"), ("BATCHES", "INVOKED", "FAULTS", "RETRIES", "SPLITS")
 _MAPPING = ("MAPPING", "STATE", "FUNCTION", *_RECORDS, *_BATCHES, "KEPT")
@@ -72,6 +72,16 @@ def _sections(status: DaemonStatus, now: float, all_lanes: bool) -> Iterator[str
         yield ""
         rows = ((each.name, each.permits, each.in_use, each.waiting, each.environments) for each in status.functions)
         yield table(("FUNCTION", "PERMITS", "IN USE", "WAITING", "ENVIRONMENTS"), rows)
+    if status.destinations:
+        yield ""
+        head, *lines = table(("DESTINATION", "OF", "WAITING", "SINCE", "ATTEMPTS"), map(_destination, status.destinations)).splitlines()
+        yield head
+        for each, line in zip(status.destinations, lines, strict=True):
+            yield line
+            if each.last_error:
+                yield clean(f"    {shortened(each.last_error, 160)}")
+            if not each.configured:
+                yield "    the configuration names it no more: what waits is kept until it does"
     journal = status.journal
     yield ""
     yield f"journal: {journal.kept:,} kept, {journal.claimed:,} in replay, {journal.replayed:,} replayed, {journal.dropped:,} dropped"
@@ -81,6 +91,11 @@ def _worker(worker: WorkerStatus, now: float) -> tuple[object, ...]:
     since = "" if worker.started is None else moment(worker.started)
     soon = "" if worker.again_at is None else f"; again in {lasting(max(0.0, worker.again_at - now))}"
     return (worker.number, str(worker.pid or ""), worker.state, since, worker.restarts, f"{shortened(worker.reason, 80)}{soon}")
+
+
+def _destination(each: DestinationStatus) -> tuple[object, ...]:
+    since = "" if each.oldest is None else moment(each.oldest)
+    return (each.name, each.mapping, each.waiting, since, each.attempts or "")
 
 
 def _mapping(mapping: MappingStatus) -> tuple[object, ...]:
@@ -98,6 +113,12 @@ def _remarks(mapping: MappingStatus) -> Iterator[str]:
     tally, pause = mapping.counters.tally, mapping.paused
     if pause is not None:
         yield f"{mapping.state} by {pause.by}, since {moment(pause.since)}; to go on: poller resume {mapping.name}"
+    if circuit := mapping.circuit:
+        probe = "one runs" if circuit.state == "half-open" else f"the next is due {moment(circuit.next_probe)}"
+        yield (
+            f"its circuit breaker is open since {moment(circuit.since)}: the function fails, whatever it is given: "
+            f"{shortened(circuit.error, 80)}; {amount(circuit.probes, 'probe')} failed, {probe}; to close it: poller reset {mapping.name}"
+        )
     if mapping.last_error:
         yield shortened(mapping.last_error, 160)
     if tally.expired:

@@ -2,6 +2,6 @@
 
 from poller.config.loading import load
 from poller.config.secrets import Secret
-from poller.config.tree import Address, Config, MappingConfig, handler_kind
+from poller.config.tree import Address, Config, DestinationConfig, MappingConfig, handler_kind
 
-__all__ = ["Address", "Config", "MappingConfig", "Secret", "handler_kind", "load"]
+__all__ = ["Address", "Config", "DestinationConfig", "MappingConfig", "Secret", "handler_kind", "load"]

@@ -55,6 +55,12 @@ class Hint:
         return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
 
     @property
+    def struct(self) -> type[msgspec.Struct] | None:
+        """What a table is read into, if one may stand here."""
+        some = get_args(self.bare) if get_origin(self.bare) in {Union, types.UnionType} else (self.bare,)
+        return next((each for each in some if isinstance(each, type) and issubclass(each, msgspec.Struct)), None)
+
+    @property
     def allowed(self) -> str:
         """What may stand here, in words."""
         if self.unit:

@@ -51,6 +51,8 @@ def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
     listen = _listen(problems, daemon.listen)
     functions = _functions(problems, raw, Functions(tables, problems, registry, base, environ.get("PATH", "")))
     mappings = _mappings(problems, raw, Mappings(tables, problems, registry, secrets, functions, daemon.defaults))
+    if daemon.journal_retention is not None and not units.duration(daemon.journal_retention):
+        problems.add(("poller", "journal_retention"), shown(daemon.journal_retention), 'more than nothing, such as "30d"')
     grace = units.duration(daemon.shutdown_grace)
     _warn(problems, functions, grace)
     stores.warn(places, [name for name, each in mappings.items() if registry.connector(each.type).traits(each.options).local])
@@ -71,6 +73,8 @@ def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
         mappings=mappings,
         warnings=problems.warnings,
         workers=count,
+        journal_retention=None if daemon.journal_retention is None else units.duration(daemon.journal_retention),
+        journal_maximum_size=None if daemon.journal_maximum_size is None else units.size(daemon.journal_maximum_size),
     )
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from poller import units
+from poller import redaction, units
+from poller.config.destinations import Destinations
 from poller.config.filters import Filters
 from poller.config.lines import TomlPath
 from poller.config.problems import Problems, shown
 from poller.config.rules import UNREAD, Case, breaches
-from poller.config.schema import BackoffTable, Defaults, MappingTable
+from poller.config.schema import BackoffTable, BreakerTable, Defaults, MappingTable
 from poller.config.secrets import Secrets
 from poller.config.tables import Tables
 from poller.config.tree import MappingConfig, digest
 from poller.errors import ConfigError, PluginError
 from poller.registry import CONNECTORS, Registry
-from poller.settings import Backoff, Batching, FailureSettings, FilterSettings, FunctionSettings, MappingSettings, Traits
+from poller.settings import (
+    Backoff,
+    Batching,
+    BreakerSettings,
+    FailureSettings,
+    Filterable,
+    FilterSettings,
+    FunctionSettings,
+    MappingSettings,
+    RedactionSettings,
+    Surroundings,
+    Traits,
+)
 from poller.windows import MAXIMUM_STATE_BYTES
 
 SAFE_RETRIES = 10
@@ -59,9 +72,19 @@ class Mappings:
         for sentence in () if case.safe else traits.refused_by_aws:
             self.problems.say(_place(sentence, raw["source"], (*path, "source")), f'under defaults = "aws": {sentence}')
         self._warn(case, path)
-        settings = _settings(name, case, self.functions.get(table.function), filters)
+        around = Surroundings(source.options, frozenset(self.functions))
+        reader = Destinations(self.tables, self.problems, self.registry, self.secrets, source.traits.identity, around)
+        failure, success = (reader.read(raw.get(key, []), (*path, key)) for key in ("on_failure", "on_success"))
+        settings = replace(
+            _settings(name, case, self.functions.get(table.function), filters),
+            on_failure=tuple(each.name for each in failure),
+            on_success=tuple(each.name for each in success),
+            aws_exact=not case.safe if table.aws_exact is None else table.aws_exact,
+            redaction=self._redaction(table.redact, (*path, "redact"), traits.filterable),
+        )
         made = digest(settings, source.type, source.options, table.enabled)
-        return MappingConfig(settings, source.type, source.options, table.enabled, made, source.traits.kind == "queue"), source.traits
+        queue, destinations = source.traits.kind == "queue", reader.found
+        return MappingConfig(settings, source.type, source.options, table.enabled, made, queue, destinations), source.traits
 
     def _source(self, raw: Mapping[str, Any], path: TomlPath) -> SourceConfig | None:
         kind = raw.get("type")
@@ -88,6 +111,15 @@ class Mappings:
                 for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
                     self.problems.say(_place(problem, resolved, path), self.secrets.redact(problem))
             return None
+
+    def _redaction(self, texts: Sequence[str], place: TomlPath, over: Filterable | None) -> RedactionSettings | None:
+        found = []
+        for number, text in enumerate(texts):
+            try:
+                found.append(redaction.path(text))
+            except ConfigError as error:
+                self.problems.say((*place, number), str(error))
+        return RedactionSettings(tuple(found), over) if found else None
 
     def _warn(self, case: Case, path: TomlPath) -> None:
         table = case.table
@@ -143,6 +175,7 @@ def _settings(name: str, case: Case, function: FunctionSettings | None, filters:
         safe=case.safe,
         filters=filters,
         tumbling_window=round(case.tumbling),
+        breaker=_breaker(table.circuit_breaker, case.safe),
     )
 
 
@@ -154,3 +187,10 @@ def _batching(case: Case) -> Batching:
 
 def _backoff(table: BackoffTable | None) -> Backoff:
     return Backoff() if table is None else Backoff(units.duration(table.initial), units.duration(table.maximum))
+
+
+def _breaker(table: bool | BreakerTable | None, safe: bool) -> BreakerSettings | None:
+    """AWS has none."""
+    if isinstance(table, BreakerTable):
+        return BreakerSettings(*map(units.duration, (table.initial, table.maximum, table.patience)))
+    return BreakerSettings() if (safe if table is None else table) else None

@@ -8,21 +8,28 @@ from collections.abc import Mapping
 import msgspec
 
 from poller.config.hints import Hint
-from poller.config.schema import BackoffTable, FunctionTable, MappingTable, PollerTable
+from poller.config.schema import BackoffTable, BreakerTable, FunctionTable, MappingTable, PollerTable
 
 _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("[poller]", PollerTable),
     ("[functions.NAME]", FunctionTable),
     ("[mappings.NAME]", MappingTable),
     ("[mappings.NAME.retry_backoff]", BackoffTable),
+    ("[mappings.NAME.circuit_breaker]", BreakerTable),
 )
 
 
-def render(sources: Mapping[str, type[msgspec.Struct]] | None = None) -> str:
-    """One table a TOML table. `sources`: the options of connectors, by type, for a section each."""
+def render(
+    sources: Mapping[str, type[msgspec.Struct]] | None = None, destinations: Mapping[str, type[msgspec.Struct]] | None = None
+) -> str:
+    """One table a TOML table. `sources`: the options of connectors, by type; `destinations`: of their kinds, by scheme; a section each."""
     sections = [_section(f"`{title}`", _sentence(kind), kind) for title, kind in _TABLES]
     for name, kind in sorted((sources or {}).items()):
         sections.append(_section(f'`[mappings.NAME.source]`, `type = "{name}"`', _sentence(kind), kind))
+    for name, kind in sorted((destinations or {}).items()):
+        sections.append(
+            _section(f"`on_failure`, `on_success`: `{{ to = ... }}`, a destination of the kind `{name}`", _sentence(kind), kind)
+        )
     return "\n\n".join(sections) + "\n"
 
 

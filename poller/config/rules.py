@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 from poller import units
 from poller.config.problems import shown
-from poller.config.schema import MappingTable
+from poller.config.schema import BreakerTable, MappingTable
 from poller.settings import Traits
 
 MAXIMUM_BATCH_SIZE = 10_000
 MAXIMUM_BATCHING_WINDOW = 300.0
 MAXIMUM_FIFO_BATCH_SIZE = 10
 MAXIMUM_TUMBLING_WINDOW = 900.0
+MINIMUM_PROBE_WAIT = 0.1
 
 
 class Breach(NamedTuple):
@@ -77,8 +78,8 @@ _KINDS: dict[str, tuple[Literal["queue", "stream"], str]] = {
 
 def breaches(case: Case) -> Iterator[Breach]:
     """Everything that the case breaks."""
-    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, tumbling_rule, age_rule, backoff_rule)
-    for rule in rules if case.safe else (*rules, aws_batching_rule, aws_age_rule, aws_range_rule):
+    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, tumbling_rule, age_rule, backoff_rule, breaker_rule)
+    for rule in rules if case.safe else (*rules, aws_batching_rule, aws_age_rule, aws_range_rule, aws_destination_rule):
         yield from rule(case)
 
 
@@ -133,6 +134,17 @@ def backoff_rule(case: Case) -> Iterator[Breach]:
         yield Breach("retry_backoff", f"initial {shown(backoff.initial)} above maximum {shown(backoff.maximum)}", "initial up to maximum")
 
 
+def breaker_rule(case: Case) -> Iterator[Breach]:
+    table = case.table.circuit_breaker
+    if not isinstance(table, BreakerTable):
+        return
+    initial, maximum = units.duration(table.initial), units.duration(table.maximum)
+    if initial < MINIMUM_PROBE_WAIT:
+        yield Breach("circuit_breaker", f"initial {shown(table.initial)}", 'initial of "100ms" and more')
+    if initial > maximum:
+        yield Breach("circuit_breaker", f"initial {shown(table.initial)} above maximum {shown(table.maximum)}", "initial up to maximum")
+
+
 # --- AWS's own limits (aws-esm: Validation errors, Parameters) ---------------------------------------------------------------------
 
 
@@ -165,6 +177,16 @@ def aws_range_rule(case: Case) -> Iterator[Breach]:
     for key, value, low, high in ranges:
         if value is not None and not low <= value <= high:
             yield Breach(key, str(value), _aws(f"{low} to {high}" if low < high else f"{low} for this source, or leave it out"))
+
+
+def aws_destination_rule(case: Case) -> Iterator[Breach]:
+    failure, success = case.table.on_failure, case.table.on_success
+    if failure and case.traits.kind == "queue":
+        yield Breach("on_failure", "a destination of a queue", _aws("none: a queue names its dead-letter queue itself"))
+    elif isinstance(failure, list) and len(failure) > 1:
+        yield Breach("on_failure", f"{len(failure)} destinations", _aws("one"))
+    if success:
+        yield Breach("on_success", "a destination", _aws("none"))
 
 
 def _aws(allowed: str) -> str:

@@ -48,6 +48,22 @@ class PollerTable(Struct, frozen=True, kw_only=True):
             "and AWS's own limits are errors)."
         ),
     ] = "safe"
+    journal_retention: Annotated[
+        str | None,
+        Meta(
+            description="How long the journal keeps a failure to which nothing happens any more. What was replayed or dropped goes "
+            "silently; what was not is given up for good, which is logged, and counted in the metrics.",
+            extra={"unit": "duration", "default": "for ever"},
+        ),
+    ] = None
+    journal_maximum_size: Annotated[
+        str | None,
+        Meta(
+            description="How large the journal may get, about: above it what was replayed or dropped is removed, the oldest first; and "
+            "never what is still to be replayed.",
+            extra={"unit": "size", "default": "no limit"},
+        ),
+    ] = None
     shutdown_grace: Annotated[
         str,
         Meta(
@@ -134,6 +150,22 @@ class BackoffTable(Struct, frozen=True, kw_only=True):
     maximum: Annotated[str, Meta(description="The longest wait after any failure.", extra={"unit": "duration"})] = "60s"
 
 
+class BreakerTable(Struct, frozen=True, kw_only=True):
+    """What a mapping does while its function fails, whatever it is given: it waits, and probes with one batch from time to time."""
+
+    initial: Annotated[str, Meta(description="The wait before the first probe.", extra={"unit": "duration"})] = "5s"
+    maximum: Annotated[
+        str, Meta(description="The longest wait between two probes; each is twice as long as the one before.", extra={"unit": "duration"})
+    ] = "60s"
+    patience: Annotated[
+        str,
+        Meta(
+            description="For so long what fails while the breaker is open keeps its attempts; then they count again, at the probes' pace.",
+            extra={"unit": "duration"},
+        ),
+    ] = "1h"
+
+
 class MappingTable(Struct, frozen=True, kw_only=True):
     """One event source mapping. Its source is the table `[mappings.NAME.source]`: `type`, and the options of that type."""
 
@@ -164,6 +196,14 @@ class MappingTable(Struct, frozen=True, kw_only=True):
     function_response_types: Annotated[
         list[Literal["ReportBatchItemFailures"]],
         Meta(description='`["ReportBatchItemFailures"]`: the function names the records that failed.', extra={"default": "`[]`"}),
+    ] = []
+    redact: Annotated[
+        list[str],
+        Meta(
+            description="Paths to what is hidden of a record where it is shown, exported, or sent to a destination, such as "
+            "`body.card.number`: keys of the record's element in the event, data decoded; `*` is any key. Replays run the whole record.",
+            extra={"default": "`[]`: nothing"},
+        ),
     ] = []
     filters: Annotated[
         list[str | dict[str, Any]],
@@ -222,6 +262,38 @@ class MappingTable(Struct, frozen=True, kw_only=True):
         Meta(
             description="Queues: how often a message may be received before it is kept as a failure.",
             extra={"default": "10 where the queue has no redrive policy; none under `aws`"},
+        ),
+    ] = None
+    on_failure: Annotated[
+        str | dict[str, Any] | list[str | dict[str, Any]],
+        Meta(
+            description="Where batches that were given up are sent: a URL or an ARN, a table `{ to = ... }` with the options of its kind, "
+            "or a list of these. The journal keeps them all the same. An address may be `env:NAME`.",
+            extra={"default": "`[]`: nowhere"},
+        ),
+    ] = []
+    on_success: Annotated[
+        str | dict[str, Any] | list[str | dict[str, Any]],
+        Meta(
+            description="Where batches that were handled are sent, with what the function returned; as `on_failure`. It costs one durable "
+            "write a batch.",
+            extra={"default": "`[]`: nowhere"},
+        ),
+    ] = []
+    aws_exact: Annotated[
+        bool | None,
+        Meta(
+            description="What is sent to destinations is AWS's invocation record to the letter: without payload and error where AWS has "
+            "none.",
+            extra={"default": "false; true under `aws`"},
+        ),
+    ] = None
+    circuit_breaker: Annotated[
+        bool | BreakerTable | None,
+        Meta(
+            description="Stop reading while it is the function that fails, not a record: 5 batches in a row, or half of the last 20, with "
+            "one error and no key in common. `true`, `false`, or a table `{ initial, maximum, patience }`.",
+            extra={"default": "true; false under `aws`"},
         ),
     ] = None
     retry_backoff: Annotated[

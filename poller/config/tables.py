@@ -67,8 +67,8 @@ class Tables:
     def value(self, raw: Any, hint: Hint, path: TomlPath) -> Any:
         """The value, or the mark of a bad one after its problem was reported."""
         origin, arguments = get_origin(hint.bare), get_args(hint.bare)
-        if isinstance(hint.bare, type) and issubclass(hint.bare, msgspec.Struct) and isinstance(raw, dict):
-            value = self.read(raw, hint.bare, path)
+        if isinstance(raw, dict) and (struct := hint.struct) is not None:
+            value = self.read(raw, struct, path)
             return _BAD if value is None else value
         if origin is dict and isinstance(raw, dict):
             inner = Hint.of(arguments[1])

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from poller.config.secrets import plain
-from poller.settings import FunctionSettings, MappingSettings
+from poller.settings import DestinationTraits, FunctionSettings, MappingSettings
+from poller.stores.urls import masked
 
 
 class Address(NamedTuple):
@@ -26,12 +27,36 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationConfig:
+    """Where what became of batches is sent. `name` is what the file says, a reference unresolved: what it is kept and shown under.
+
+    `to` is the address, `kind` its scheme (DestinationKind), `options` that kind's Struct, and `traits` what it says of them.
+    """
+
+    name: str
+    to: str = field(repr=False)
+    kind: str
+    options: Any
+    traits: DestinationTraits = field(default_factory=DestinationTraits)
+
+    @property
+    def shown(self) -> str:
+        """The name, for logs and pages: without a password that its URL may have."""
+        return masked(self.name)
+
+    def redacted(self, text: str) -> str:
+        """A text of others without an address that is a secret, and without the password of one that is none."""
+        return text.replace(self.to, self.shown)
+
+
+@dataclass(frozen=True, slots=True)
 class MappingConfig:
     """One mapping: its settings, the type and options of its source (the connector's own Struct), and whether it runs.
 
     `digest` changes when the mapping must restart: it covers settings, source, secrets and `enabled`, and not the function, which is
     compared for itself (`FunctionSettings` are equal or not). It is kept out of the repr because it is made from secrets too.
     `queue`: the source is one, so that the mapping's width is one limit for all workers; else each lane has it for itself.
+    `destinations`: each that `settings` names, once; their options are not in the digest, for a change of them restarts no lane.
     """
 
     settings: MappingSettings
@@ -40,6 +65,7 @@ class MappingConfig:
     enabled: bool = True
     digest: str = field(default="", repr=False)
     queue: bool = False
+    destinations: tuple[DestinationConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +74,7 @@ class Config:
 
     `store_url` is `sqlite://` and an absolute path, `memory:`, or what another kind of store understands; `leases_url` and `journal_url`
     too, or "": in the store. They may hold passwords, and are kept out of the repr. `warnings` are lines for a person, in the order of the
-    file. `workers`: how many processes do the work.
+    file. `workers`: how many processes do the work. `journal_retention` None: for ever; `journal_maximum_size` None: without a limit.
     """
 
     path: Path
@@ -64,6 +90,8 @@ class Config:
     workers: int = 1
     leases_url: str = field(default="", repr=False)
     journal_url: str = field(default="", repr=False)
+    journal_retention: float | None = None
+    journal_maximum_size: int | None = None
 
     @property
     def base(self) -> Path:

@@ -2,6 +2,7 @@
 
 from poller.replay.counting import Count, Preview, preview
 from poller.replay.format import ReplayFormat
-from poller.replay.run import Replay, ReplaySource, Tally, block, replay
+from poller.replay.run import Replay, Tally, block, replay
+from poller.replay.source import Part, ReplaySource
 
-__all__ = ["Count", "Preview", "Replay", "ReplayFormat", "ReplaySource", "Tally", "block", "preview", "replay"]
+__all__ = ["Count", "Part", "Preview", "Replay", "ReplayFormat", "ReplaySource", "Tally", "block", "preview", "replay"]

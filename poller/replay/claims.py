@@ -13,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from poller.errors import StoreError, StoreUnavailable
-from poller.model import Fault
-from poller.protocols import Journal
+from poller.protocols import Journal, Runs
+from poller.runs import Finished, Step
 
 log = logging.getLogger("poller.replay")
 
@@ -25,14 +24,18 @@ CLAIM_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 MARGIN_SECONDS = 5.0
 """How long before its end a claim counts as lost; how often the clock is looked at; how long a renewal may take."""
+GROUP_ROWS = 200
+"""So many rows are finished in one transaction at most."""
 
 
 class Claims:
-    """`clock` is epoch seconds. Calls raise StoreUnavailable when the journal does not answer; asking again is safe."""
+    """Of one run. `clock` is epoch seconds. Calls raise StoreUnavailable when the store does not answer; asking again is safe."""
 
-    def __init__(self, journal: Journal, owner: str, clock: Callable[[], float]) -> None:
-        self._journal, self._owner, self._clock = journal, owner, clock
+    def __init__(self, journal: Journal, runs: Runs, *, run: str, who: str, owner: str, clock: Callable[[], float]) -> None:
+        self._journal, self._runs, self._run, self._who, self._owner, self._clock = journal, runs, run, who, owner, clock
         self._until: dict[str, float] = {}
+        self._finishing: list[tuple[Finished, asyncio.Future[bool]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Claims of {self._owner} [{len(self._until)} rows]>"
@@ -41,24 +44,38 @@ class Claims:
         """Whether nobody else can have this row now."""
         return self._until.get(row, 0.0) - self._clock() > MARGIN_SECONDS
 
-    async def claim(self, row: str) -> bool:
-        """Whether the row is ours now; else another run has it, or it is not kept any more."""
+    async def claim(self, rows: Sequence[str]) -> Sequence[str]:
+        """Those that are ours now; the others another run has, or they are not kept any more."""
         now = self._clock()
-        # Before the journal is asked: if this is cancelled, or its answer lost, the row may be claimed all the same.
-        self._until[row] = now + CLAIM_SECONDS
-        if await self._journal.mark((row,), "claimed", now, self._owner, now + CLAIM_SECONDS):
-            return True
-        del self._until[row]
-        return False
+        # Before the journal is asked: if this is cancelled, or its answer lost, the rows may be claimed all the same.
+        self._until.update(dict.fromkeys(rows, now + CLAIM_SECONDS))
+        ours = await self._journal.mark(rows, "claimed", now, self._owner, now + CLAIM_SECONDS)
+        for row in {*rows} - {*ours}:
+            del self._until[row]
+        return ours
 
-    async def finish(self, row: str, state: Literal["kept", "replayed"], fault: Fault | None = None) -> bool:
-        """The row has been run: `replayed`, or `kept` with a new fault. False if it was not ours any more, or finished already."""
+    async def finish(self, done: Finished) -> bool:
+        """The row has been run, and the trail says so. False if it was not ours any more, or finished already.
+
+        Rows that come together share a transaction: a commit each would cost more than most functions."""
         # First out of what is renewed: a renewal that came after the mark would claim a row which is kept again.
-        self._until.pop(row, None)
-        return bool(await self._journal.mark((row,), state, self._clock(), self._owner, fault=fault))
+        self._until.pop(done.row, None)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+        self._finishing.append((done, answer))
+        if self._writing is None:
+            self._writing = loop.create_task(self._write(), name=f"finish rows of {self._run}")
+        return await answer
+
+    async def finished(self, rows: Sequence[str], since: int) -> dict[str, Step]:
+        """What the trail says of these rows, behind number `since`."""
+        return {step.row: step for step in await self._runs.trail(self._run, rows, since)} if rows else {}
 
     async def give_back(self, rows: Sequence[str] | None = None) -> None:
         """Rows (None: all that are held) are kept again as they were, for anyone to take. If the journal is away their claims run out."""
+        if self._writing is not None:
+            # What is being finished is finished first: given back, a row that was handled would be run again.
+            await asyncio.wait((self._writing,))
         rows = list(self._until) if rows is None else rows
         for row in rows:
             self._until.pop(row, None)
@@ -80,11 +97,45 @@ class Claims:
                 del self._until[row]
                 lost(row)
 
+    # --- a group of rows ----------------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        try:
+            while self._finishing:
+                group, self._finishing = self._finishing[:GROUP_ROWS], self._finishing[GROUP_ROWS:]
+                await self._write_group(group)
+        finally:
+            self._writing = None
+            for _, answer in self._finishing:
+                answer.cancel()
+
+    async def _write_group(self, group: Sequence[tuple[Finished, asyncio.Future[bool]]]) -> None:
+        try:
+            rows = {*await self._runs.finish(self._run, [done for done, _ in group], self._clock(), self._owner, self._who)}
+        except asyncio.CancelledError:
+            for _, answer in group:
+                answer.cancel()
+            raise
+        except Exception as error:  # each who waits is to hear of it
+            if len(group) > 1 and not isinstance(error, StoreUnavailable):
+                for one in group:  # a row that the store cannot take must not keep the others from being finished
+                    await self._write_group([one])
+                return
+            for _, answer in group:
+                if not answer.done():  # who waited may be cancelled
+                    answer.set_exception(error)
+        else:
+            for done, answer in group:
+                if not answer.done():
+                    answer.set_result(done.row in rows)
+
+    # --- renewal ------------------------------------------------------------------------------------------------------------------
+
     async def _renew_all(self, lost: Callable[[str], None]) -> bool:
         rows, now = list(self._until), self._clock()
         try:
             async with asyncio.timeout(MARGIN_SECONDS):
-                ours = await self._journal.mark(rows, "claimed", now, self._owner, now + CLAIM_SECONDS) if rows else ()
+                ours = {*await self._journal.mark(rows, "claimed", now, self._owner, now + CLAIM_SECONDS)} if rows else set[str]()
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("cannot renew the claims of %d rows: %s", len(rows), str(error) or "the store does not answer in time")
             return False

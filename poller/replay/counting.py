@@ -6,17 +6,27 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poller.model import Row, Selection
+from poller.model import Entry, Row, Selection
+from poller.pages import pages as any_pages
 from poller.protocols import Journal
 from poller.replay.claims import CLAIM_SECONDS
-
-PAGE_ROWS = 200
-"""How many rows are read at once: each may hold megabytes."""
 
 NAMED = 10
 """How many ids a preview names."""
 
 ORDER = "within a row records keep their order; between rows no order is kept: they start oldest first, and none waits for another"
+IN_ORDER = "records keep their order within a row, and rows theirs, oldest first: each begins when the one before has ended"
+
+
+def order(concurrency: int, to: str = "") -> str:
+    """What order a replay keeps that runs so many rows at once; `to`: where it sends them instead."""
+    kept = IN_ORDER if concurrency == 1 else ORDER
+    return kept + "; where they are sent, they come after what is there already" if to else kept
+
+
+def every(_: Entry) -> bool:
+    """The choice that leaves nothing out."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +73,16 @@ class _Line(NamedTuple):
     claimed: bool
 
 
-async def preview(journal: Journal, selection: Selection, now: float) -> Preview:
+async def preview(
+    journal: Journal, selection: Selection, now: float, matches: Callable[[Entry], bool] = every, order: str = ORDER
+) -> Preview:
     """What a replay of this selection would run now. `selection.copies`: are copies asked for? Its states are not looked at.
+    `matches`: which of the selected rows are meant.
 
     Raises StoreUnavailable, and ConfigError for an id that may be several.
     """
-    lines = [_line(row, now) async for page in pages(journal, replace(selection, copies=True)) for row in page]
+    whole = pages(journal, replace(selection, copies=True))
+    lines = [_line(row, now) async for page in whole for row in page if matches(row.entry)]
     copies = [line for line in lines if line.copy]
     asked = [line for line in lines if selection.copies or not line.copy]
     claimed = [line for line in asked if line.claimed]
@@ -86,26 +100,13 @@ async def preview(journal: Journal, selection: Selection, now: float) -> Preview
         ids=_named(runs),
         copy_ids=_named(copies),
         claimed_ids=_named(claimed),
+        order=order,
     )
 
 
-async def pages(journal: Journal, selection: Selection) -> AsyncIterator[Sequence[Row]]:
+def pages(journal: Journal, selection: Selection) -> AsyncIterator[Sequence[Row]]:
     """The rows of a selection that a replay may claim, oldest first, a page at a time. Claimed ones are among them: a claim may run out."""
-    selection = replace(selection, states=("kept", "claimed"))
-    left, size, seen = selection.limit, PAGE_ROWS, frozenset[str]()
-    while left is None or left > 0:
-        found = await journal.select(replace(selection, limit=size))
-        page = [row for row in found if row.entry.id not in seen][:left]
-        if page:
-            yield page
-        if len(found) < size:
-            return
-        left = None if left is None else left - len(page)
-        # The next page begins with the last one's last time again: there may be more rows of that time, even whole pages.
-        last = found[-1].entry.time
-        seen = frozenset(row.entry.id for row in found if row.entry.time == last)
-        size = max(PAGE_ROWS, 2 * len(seen))
-        selection = replace(selection, after=last)
+    return any_pages(journal, replace(selection, states=("kept", "claimed")))
 
 
 def _line(row: Row, now: float) -> _Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -66,6 +67,15 @@ class ReplayEvent:
     def identifiers(self) -> Sequence[Identifier]:
         texts = self._entry.identifiers
         return [_identifier(texts[record.place]) if texts else record.kept.id for record in self._records]
+
+    def entry(self) -> Entry:
+        """The row with these of its records alone."""
+        texts = self._entry.identifiers
+        return replace(
+            self._entry,
+            records=tuple(record.kept for record in self._records),
+            identifiers=tuple(texts[record.place] for record in self._records) if texts else (),
+        )
 
     def parts(self) -> tuple[bytes, Sequence[bytes], bytes]:
         return self._entry.head, [record.kept.json for record in self._records], self._entry.tail

@@ -1,12 +1,11 @@
 """A row of the journal as a lane: so no row waits for another, rows are never mixed, and a lost claim ends this row only.
 
 given -> every record settled -> none failed: replayed | all failed: kept with the new fault | some: what failed becomes a row of its own,
-  '-> left or broken: given back                                                              then the old row is replayed
+  '-> left or broken: given back                                                              and the old row is replayed
 
 Nothing of a row is decided before all of it is. Until then the row itself, claimed, holds every record, and what a crash leaves runs
-again from the start when the claim has run out. What failed again of a *split* row is one new row, `rest_of(row)`, appended before the
-old row is marked replayed. A rest that is there already says that this row was decided, so all else of it was handled: the first decision
-stands, and the old row only has to be marked. So neither a crash between the two, nor a run that was thought dead, loses a record.
+again from the start when the claim has run out. Marking a row, keeping what failed again of a *split* one, and saying so in the trail are
+one transaction (`Runs.finish`): no crash comes between them.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
-from poller.model import Ack, Action, Batch, Discard, Entry, Failure, Fault, Fetched, Release, Retry, Selection, Span
+from poller.fingerprint import fingerprint
+from poller.model import Ack, Action, Batch, Discard, Entry, Failure, Fetched, Release, Retry, Span
 from poller.protocols import Journal
 from poller.replay.claims import Claims
 from poller.replay.format import FORMAT, records_of
+from poller.runs import Finished, Outcome, Run
 from poller.strand_runner import STORE_RETRY
 from poller.strands import Strands
 
@@ -30,13 +31,13 @@ log = logging.getLogger("poller.replay")
 
 T = TypeVar("T")
 
-Ending: TypeAlias = Literal["replayed", "failed_again", "split", "skipped", "given_back"]
-"""What became of a row in this run; `skipped`: another run has it, or it is not kept any more."""
+Ending: TypeAlias = Outcome | Literal["skipped", "given_back"]
+"""What became of a row in this run; `skipped`: another run has it, it is not kept any more, or cannot be run."""
 
 
-def rest_of(row: str) -> str:
-    """The id of the row that holds what failed again of this one, should only some of it fail."""
-    return hashlib.blake2b(f"rest of {row}".encode(), digest_size=16).hexdigest()
+def rest_of(row: str, record: str = "") -> str:
+    """The id of the row that holds what failed again of this one, should only some of it fail; or this record of it, alone."""
+    return hashlib.blake2b(f"rest of {row} {record}".rstrip().encode(), digest_size=16).hexdigest()
 
 
 class Withheld:
@@ -52,26 +53,29 @@ class Withheld:
         return [entry.lane for entry in entries]  # a lane of a replay is named for its row, which holds the records
 
 
-class JournalLane:
-    """`poller.protocols.Lane` of one claimed row: one strand, and the row as the one batch it was. `closed` is told its ending, once."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all lanes of a run share. `function`: the name of what runs. `ran` is told that a row needs no function any more, before that
+    is durable; `closed` what became of it, last."""
 
-    def __init__(
-        self,
-        entry: Entry,
-        *,
-        journal: Journal,
-        claims: Claims,
-        run: str,
-        function: str,
-        clock: Callable[[], float],
-        closed: Callable[[str, Ending], None],
-    ) -> None:
+    run: Run
+    function: str
+    claims: Claims
+    clock: Callable[[], float]
+    ran: Callable[[str], None]
+    closed: Callable[[str, Ending], None]
+
+
+class JournalLane:
+    """`poller.protocols.Lane` of one claimed row: one strand, and the row as the one batch it was. `edited`: what is run instead of it."""
+
+    def __init__(self, entry: Entry, terms: Terms, edited: Entry | None = None) -> None:
         self.name, self.format = entry.id, FORMAT
         self.strands = Strands(1, "hash")
         self.leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._entry, self._journal, self._claims = entry, journal, claims
-        self._run, self._function, self._clock, self._closed = run, function, clock, closed
-        self._records = records_of(entry)
+        self._entry, self._terms, self._claims = entry, terms, terms.claims
+        self._edited = edited is not None
+        self._records = records_of(entry if edited is None else edited)
         self._given = self._lost = self._is_closed = False
         self._acked: set[int] = set()
         self._failures: dict[int, Failure] = {}
@@ -124,7 +128,8 @@ class JournalLane:
                 case _ as never:
                     assert_never(never)
         if self._ending is None and len(self._acked) + len(self._failures) == len(self._records):
-            self._ending = await self._decide()
+            self._terms.ran(self.name)
+            self._ending = await self._finish(self._decision())
             self._decided.set()
 
     async def aclose(self, broken: bool = False) -> None:  # noqa: ARG002 (nothing of a row is decided before all of it is)
@@ -135,59 +140,56 @@ class JournalLane:
             if self._ending is None and not self._lost:
                 await self._claims.give_back((self.name,))
         finally:
-            self._closed(self.name, self._ending or "given_back")
+            self._terms.closed(self.name, self._ending or "given_back")
 
     # --- every record is settled --------------------------------------------------------------------------------------------------
 
-    async def _decide(self) -> Ending:
+    def _decision(self) -> Finished:
+        plan = self._terms.run.plan
         if not self._failures:
-            await self._finish("replayed")
-            return "replayed"
+            return Finished(self.name, "sent" if plan.to else "replayed", edited=self._edited)
         places = sorted(self._failures)
-        first = self._failures[places[0]]
-        if not self._acked:
-            await self._finish("kept", first.fault)
-            return "failed_again"
-        # Appending asks nobody whose row it is, so this does: a run that slept past its claim must not write beside the new owner.
-        if not await self._insist(lambda: self._claims.claim(self.name)):
-            raise self._taken_over()
-        rest = self._rest(places, first)
-        await self._insist(lambda: self._journal.append((rest,)))
-        # Here a crash leaves both rows: whoever claims the old one finds its rest, and marks it (ReplaySource).
-        await self._finish("replayed")
-        log.warning("row %s: %d of %d records failed again: row %s", self.name[:12], len(places), len(self._records), rest.id[:12])
-        return "split"
+        alone = plan.only_failing and len(self._records) > 1
+        if not self._acked and not alone:
+            return Finished(self.name, "failed_again", self._failures[places[0]].fault, edited=self._edited)
+        rests = tuple(self._rest((place,)) for place in places) if alone else (self._rest(places),)
+        much = f"{len(places)} of {len(self._records)} records failed again"
+        log.warning("row %s: %s: row%s", self.name[:12], much, "".join(f" {rest.id[:12]}" for rest in rests[:10]))
+        return Finished(self.name, "split", rests=rests, edited=self._edited)
 
-    def _rest(self, places: Sequence[int], failure: Failure) -> Entry:
-        """What failed again, with the first record's error: still one row, for its records go on being one batch in their order."""
-        entry = self._entry
+    def _rest(self, places: Sequence[int]) -> Entry:
+        """What failed again, with the first record's error: still one row, for its records go on being one batch in their order.
+
+        As the journal had it: what was edited for this run was so for this run. No destination hears of it once more.
+        """
+        entry, terms, failure = self._entry, self._terms, self._failures[places[0]]
         records = tuple(entry.records[place] for place in places)
         return replace(
             entry,
-            id=rest_of(entry.id),
-            function=self._function,
+            id=rest_of(entry.id, records[0].id if terms.run.plan.only_failing else ""),
+            function=terms.function,
             reason=failure.reason,
             attempts=failure.attempts,
             fault=failure.fault,
             first=records[0].id,
             last=records[-1].id,
-            time=self._clock(),
+            time=terms.clock(),
             records=records,
             identifiers=tuple(entry.identifiers[place] for place in places) if entry.identifiers else (),
-            run=self._run,
+            run=terms.run.name,
+            group=fingerprint(failure.fault, failure.reason),
+            destinations=(),
         )
 
-    async def _finish(self, state: Literal["kept", "replayed"], fault: Fault | None = None) -> None:
-        if await self._insist(lambda: self._claims.finish(self.name, state, fault)):
-            return
-        # Refused: it was done, and its answer lost; or another run has taken the row over, and decides.
-        rows = await self._insist(lambda: self._journal.select(Selection(ids=(self.name,), states=(state,))))
-        if not rows:
-            raise self._taken_over()
-
-    def _taken_over(self) -> LaneLost:
-        self._lost = True
-        return LaneLost(f"row {self.name} was taken over by another run, what it came to here is dropped")
+    async def _finish(self, done: Finished) -> Outcome:
+        if await self._insist(lambda: self._claims.finish(done)):
+            return done.outcome
+        # Refused: it was done, and its answer lost; or another has taken the row over, and decides.
+        steps = await self._insist(lambda: self._claims.finished((self.name,), self._terms.run.since))
+        if self.name not in steps:
+            self._lost = True
+            raise LaneLost(f"row {self.name} was taken over by another run, what it came to here is dropped")
+        return steps[self.name].outcome
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Until the journal answers. A lane that is left tries once more only: then the claim runs out, and the row runs again."""

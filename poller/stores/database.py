@@ -85,6 +85,8 @@ def open_for_writing(path: Path, schema: Schema, busy_timeout: float) -> sqlite3
         connection = _connect(path, busy_timeout)
         try:
             check(connection, path, schema)
+            # Of a file that is made now: what is removed from it can be given back. Ignored, and no error, where it has a table already.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _use_wal(connection, path, busy_timeout)
             # FULL: in WAL mode every commit is fsynced; NORMAL would lose the last commits with the power.
             connection.execute("PRAGMA synchronous = FULL")

@@ -11,6 +11,9 @@ from typing import TypeVar
 import msgspec
 
 from poller.model import Entry, Fault, KeptRecord, RowState
+from poller.stores.kept import row_weight, weight
+from poller.stores.outbox import post
+from poller.stores.posts import posted, text
 
 T = TypeVar("T")
 
@@ -19,14 +22,17 @@ _NEW_LANE = "INSERT INTO lanes (mapping, source, lane) VALUES (?, ?, ?)"
 _IS_THERE = "SELECT number, state, kept FROM failures WHERE id = ?"
 _ITS_RECORDS = "SELECT id FROM records WHERE failure = ?"
 _REOPEN = """
-    UPDATE failures SET state = 'kept', owner = '', until = 0, reason = ?, attempts = ?, fault = ?, time = ?, changed = ?, kept = ?, run = ?
+    UPDATE failures SET state = 'kept', owner = '', until = 0, reason = ?, attempts = ?, fault = ?, time = ?, changed = ?, kept = ?,
+                        run = ?, request_id = ?, fingerprint = iif(fingerprint = '', '', ?)
     WHERE number = ?
 """
 _NEW_FAILURE = """
-    INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run,
-                          state, failures, changed, owner, until)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
+    INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
+                          fingerprint, size, bytes, state, failures, changed, owner, until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
 """
+# A row that has no fingerprint yet is measured when it gets one.
+_GROWN = "UPDATE failures SET size = size + ?, bytes = bytes + ? WHERE number = ?"
 # The row that a record was last put into, of those that any row holds it.
 _LAST_HOLDER = """
     SELECT failures.id FROM records JOIN failures ON failures.number = records.failure
@@ -65,11 +71,6 @@ def _holders(records: int, states: int) -> str:
     """
 
 
-def text(value: str) -> str:
-    """The value as SQLite can keep it: half surrogates, which a function's error may contain, are written out as \\udc80."""
-    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-
-
 def encode_fault(fault: Fault | None) -> bytes | None:
     """JSON text of a fault; rows.py reads it back."""
     if fault is None:
@@ -96,8 +97,9 @@ def append(connection: sqlite3.Connection, entry: Entry) -> str:
             last = connection.execute(_LAST_HOLDER, (lane, names[0])).fetchone()
             first = None if last is None else last[0]
     elif places:
-        number = _insert_failure(connection, lane, entry)
+        number = _insert_failure(connection, lane, entry, places)
         _insert_records(connection, number, lane, names, places, entry)
+        post(connection, posted(entry, places))
     return entry.id if first is None else first
 
 
@@ -106,11 +108,18 @@ def _add_to(
 ) -> None:
     """The id is there, and no open row holds these of its records: what was replayed or dropped before has failed once more."""
     number, state, kept = there
-    if state in ("replayed", "dropped") or kept != entry.kept == "failure":
-        values = (entry.reason, entry.attempts, encode_fault(entry.fault), entry.time, entry.time, entry.kept, entry.run, number)
-        connection.execute(_REOPEN, values)
+    reopened = state in ("replayed", "dropped") or kept != entry.kept == "failure"
+    if reopened:
+        fault = encode_fault(entry.fault)
+        values = (entry.reason, entry.attempts, fault, entry.time, entry.time, entry.kept, entry.run, entry.request_id)
+        connection.execute(_REOPEN, (*values, entry.group, number))
     own = {name for (name,) in connection.execute(_ITS_RECORDS, (number,))}
-    _insert_records(connection, number, lane, names, [place for place in places if names[place] not in own], entry)
+    new = [place for place in places if names[place] not in own]
+    _insert_records(connection, number, lane, names, new, entry)
+    if new:
+        connection.execute(_GROWN, (len(new), weight([entry.records[place] for place in new]), number))
+    if failed := places if reopened else new:
+        post(connection, posted(entry, failed, again=True))
 
 
 def holders(
@@ -131,7 +140,7 @@ def _lane(connection: sqlite3.Connection, entry: Entry) -> int:
     return int(connection.execute(_NEW_LANE, place).lastrowid or 0)
 
 
-def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry) -> int:
+def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, places: Sequence[int]) -> int:
     inserted = connection.execute(
         _NEW_FAILURE,
         (
@@ -148,6 +157,10 @@ def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry) -> 
             entry.tail,
             entry.kept,
             entry.run,
+            entry.request_id,
+            entry.group,
+            len(places),
+            row_weight(entry) + weight([entry.records[place] for place in places]),
             entry.time,
         ),
     )

@@ -13,9 +13,11 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from poller.fingerprint import fingerprint
 from poller.model import Entry, Fault, Row, RowState, Selection
 from poller.stores.entries import append, chunks, encode_fault
 from poller.stores.rows import count, select
+from poller.stores.upkeep import work_out
 from poller.stores.writer import Writer
 
 _MARKED = 500
@@ -26,7 +28,7 @@ _TRANSITIONS: dict[RowState, tuple[str, str]] = {
     "replayed": ("owner = '', until = 0", "state = 'claimed' AND owner = :owner"),
     "dropped": ("owner = '', until = 0", "state = 'kept'"),
 }
-_FAILED_AGAIN = ", fault = :fault, failures = failures + 1"
+_FAILED_AGAIN = ", fault = :fault, failures = failures + 1, fingerprint = iif(fingerprint = '', '', :fingerprint)"
 
 
 class SqliteJournal:
@@ -45,29 +47,43 @@ class SqliteJournal:
 
     async def select(self, selection: Selection) -> Sequence[Row]:
         """Oldest first, whole rows. Raises ConfigError, which names candidates, for an ambiguous id."""
+        if selection.group is not None:
+            await work_out(self._writer)
         return await self._writer.read(lambda connection: select(connection, selection))
 
     async def count(self, selection: Selection) -> int:
         """How many rows `select` would give, without reading them."""
+        if selection.group is not None:
+            await work_out(self._writer)
         return await self._writer.read(lambda connection: count(connection, selection))
 
     async def mark(
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
     ) -> Sequence[str]:
         """The ids, in their order, whose rows could be and are changed. Ids are whole here. The transitions: protocols.Journal.mark."""
-        changes, condition = _TRANSITIONS[state]
-        if state == "kept" and fault is not None:
-            changes += _FAILED_AGAIN
-        values = {"state": state, "now": now, "owner": owner, "until": until, "fault": encode_fault(fault)}
-        wanted = list(dict.fromkeys(ids))
+        return await self._writer.run(lambda connection: mark(connection, ids, state, now, owner, until, fault)) if ids else ()
 
-        def work(connection: sqlite3.Connection) -> list[str]:
-            done: set[str] = set()
-            for chunk in chunks(wanted, _MARKED):
-                done.update(_mark(connection, chunk, changes, condition, values))
-            return [one for one in wanted if one in done]
 
-        return await self._writer.run(work) if wanted else ()
+def mark(
+    connection: sqlite3.Connection,
+    ids: Sequence[str],
+    state: RowState,
+    now: float,
+    owner: str = "",
+    until: float = 0.0,
+    fault: Fault | None = None,
+) -> list[str]:
+    """`protocols.Journal.mark`, inside the writer's transaction."""
+    changes, condition = _TRANSITIONS[state]
+    if state == "kept" and fault is not None:
+        changes += _FAILED_AGAIN
+    values = {"state": state, "now": now, "owner": owner, "until": until, "fault": encode_fault(fault)}
+    if fault is not None:
+        values["fingerprint"] = fingerprint(fault)
+    wanted, done = list(dict.fromkeys(ids)), set[str]()
+    for chunk in chunks(wanted, _MARKED):
+        done.update(_mark(connection, chunk, changes, condition, values))
+    return [one for one in wanted if one in done]
 
 
 def _mark(connection: sqlite3.Connection, ids: Sequence[str], changes: str, condition: str, values: dict[str, Any]) -> list[str]:

@@ -6,10 +6,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from poller.fingerprint import fingerprint
 from poller.model import Entry, Fault, Holding, KeptRecord, LaneKey, Lease, Row, RowState, Selection
 from poller.progress import Progress
 from poller.stores.fencing import lost
 from poller.stores.ids import meant
+from poller.stores.memory_outbox import MemoryOutbox
+from poller.stores.memory_runs import MemoryRuns
+from poller.stores.memory_upkeep import MemoryUpkeep
+from poller.stores.posts import posted
 
 
 @dataclass(slots=True)
@@ -130,7 +135,8 @@ class _Kept:
 class MemoryJournal:
     """`poller.protocols.Journal`."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: MemoryOutbox | None = None) -> None:
+        self._outbox = outbox or MemoryOutbox()
         self._rows: dict[str, _Kept] = {}
         self._holders: dict[tuple[LaneKey, str], list[str]] = defaultdict(list)
 
@@ -166,9 +172,12 @@ class MemoryJournal:
         elif left:
             records = tuple(entry.records[place] for place in left)
             identifiers = tuple(entry.identifiers[place] for place in left) if entry.identifiers else ()
-            self._rows[entry.id] = _Kept(Row(replace(entry, records=records, identifiers=identifiers), "kept", 0, entry.time))
+            self._rows[entry.id] = _Kept(
+                Row(replace(entry, records=records, identifiers=identifiers, destinations=()), "kept", 0, entry.time)
+            )
             for record in records:
                 self._holders[key, record.id].append(entry.id)
+            self._outbox.post(posted(entry, left))
         return first or entry.id
 
     def _add_to(self, there: _Kept, key: LaneKey, left: Sequence[int], entry: Entry) -> None:
@@ -181,10 +190,21 @@ class MemoryJournal:
         records = (*old.records, *(entry.records[place] for place in new))
         identifiers = (*old.identifiers, *(entry.identifiers[place] for place in new)) if entry.identifiers else old.identifiers
         if row.state in ("replayed", "dropped") or old.kept != entry.kept == "failure":
-            again = replace(entry, records=records, identifiers=identifiers, first=old.first, last=old.last, head=old.head, tail=old.tail)
+            again = replace(
+                entry,
+                records=records,
+                identifiers=identifiers,
+                first=old.first,
+                last=old.last,
+                head=old.head,
+                tail=old.tail,
+                destinations=(),
+            )
             there.row, there.owner, there.until = replace(row, entry=again, state="kept", changed=entry.time), "", 0.0
+            self._outbox.post(posted(entry, left, again=True))
         else:
             there.row = replace(row, entry=replace(old, records=records, identifiers=identifiers))
+            self._outbox.post(posted(entry, new, again=True) if new else ())
 
     def _holder(self, key: LaneKey, record: KeptRecord, states: Sequence[str], kept: str) -> str | None:
         """The newest row in one of these states that holds the record. A copy ("queue-dlq") holds nothing against a failure."""
@@ -192,7 +212,28 @@ class MemoryJournal:
         held = [each.row for each in rows if each.row.state in states and each.row.entry.kept in ("failure", kept)]
         return held[-1].entry.id if held else None
 
+    def work_out(self) -> None:
+        """Rows that have no fingerprint get theirs."""
+        for kept in self._rows.values():
+            entry = kept.row.entry
+            if not entry.group:
+                kept.row = replace(kept.row, entry=replace(entry, group=fingerprint(entry.fault, entry.reason)))
+
+    def all(self, selection: Selection) -> list[Row]:
+        """Those that are selected, in the order of appending."""
+        return list(self._selected(selection))
+
+    def remove(self, id: str) -> None:
+        """As if it had never been there."""
+        entry = self._rows.pop(id).row.entry
+        for record in entry.records:
+            self._holders[LaneKey(entry.mapping, entry.source, entry.lane), record.id].remove(id)
+
     def _selected(self, selection: Selection) -> Iterator[Row]:
+        if selection.group is not None:
+            self.work_out()
+            groups = sorted({each.row.entry.group for each in self._rows.values() if each.row.entry.group.startswith(selection.group)})
+            group = meant(selection.group, groups, "group")
         wanted = {meant(prefix, [one for one in self._rows if one.startswith(prefix)]) for prefix in selection.ids}
         for kept in self._rows.values():
             row, entry = kept.row, kept.row.entry
@@ -203,6 +244,8 @@ class MemoryJournal:
                 and (selection.before is None or entry.time < selection.before)
                 and (not selection.states or row.state in selection.states)
                 and (selection.copies or entry.kept != "queue-dlq")
+                and (selection.group is None or entry.group == group)
+                and (selection.key is None or any(record.key == selection.key for record in entry.records))
             ):
                 yield row
 
@@ -212,7 +255,8 @@ class MemoryJournal:
             return False
         row = replace(kept.row, state=state, changed=now)
         if state == "kept" and fault is not None:
-            row = replace(row, entry=replace(row.entry, fault=fault), failures=row.failures + 1)
+            group = fingerprint(fault) if row.entry.group else ""
+            row = replace(row, entry=replace(row.entry, fault=fault, group=group), failures=row.failures + 1)
         kept.row, kept.owner, kept.until = row, "", 0.0
         if state == "claimed":
             kept.owner, kept.until = owner, until
@@ -238,7 +282,10 @@ class MemoryStore:
         self.leases = MemoryLeases()
         self.checkpoints = MemoryCheckpoints(self.leases)
         self.states = MemoryStates(self.leases)
-        self.journal = MemoryJournal()
+        self.outbox = MemoryOutbox()
+        self.journal = MemoryJournal(self.outbox)
+        self.runs = MemoryRuns(self.journal)
+        self.upkeep = MemoryUpkeep(self.journal)
 
     async def aclose(self) -> None:
         """Nothing to do: what was kept stays readable, so that a simulation can look at it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.errors import ConfigError, StoreError
-from poller.protocols import Journal, Ledger, Store
+from poller.protocols import Journal, Ledger, Outbox, Runs, Store, Upkeep
 from poller.registry import Registry
 from poller.settings import StoreKind
 from poller.stores.kinds import BUILT_IN
@@ -54,6 +54,9 @@ class JoinedStore:
         self.states = ledger.states
         self.leases = ledger.leases
         self.journal: Journal = store.journal
+        self.outbox: Outbox = store.outbox
+        self.runs: Runs = store.runs
+        self.upkeep: Upkeep = store.upkeep
 
     async def aclose(self) -> None:
         """Both. Tolerated twice."""

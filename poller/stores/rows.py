@@ -11,22 +11,25 @@ from poller.model import KeptRecord, Row, Selection
 from poller.stores.entries import chunks, marks
 from poller.stores.ids import SHOWN, meant
 from poller.stores.kept import Kept, row
+from poller.stores.posts import text
 
 _ENTRY = {  # field of an Entry -> where it is kept
     **{field: f"lanes.{field}" for field in ("mapping", "source", "lane")},
     **{
         field: f"failures.{field}"
-        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run")
+        for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run", "request_id")
     },
+    "group": "failures.fingerprint",
 }
 _COLUMNS = ", ".join(("failures.number", "fault", "state", "failures.failures", "changed", *_ENTRY.values()))
 _CANDIDATES = f"SELECT id FROM failures WHERE id >= ? AND id < ? || char(0x10FFFF) ORDER BY id LIMIT {SHOWN + 1}"
+_NEXT = "SELECT min(fingerprint) FROM failures WHERE fingerprint"
 _SELECTED = 500
 
 
 def select(connection: sqlite3.Connection, selection: Selection) -> list[Row]:
     """Oldest first; of one time, in the order of appending. Raises ConfigError for an ambiguous prefix, StoreError for a damaged row."""
-    where, values = _narrowed(connection, selection)
+    where, values = narrowed(connection, selection)
     query = (
         f"SELECT {_COLUMNS} FROM failures JOIN lanes ON lanes.number = failures.lane WHERE {where} ORDER BY time, failures.number LIMIT ?"
     )
@@ -37,21 +40,21 @@ def select(connection: sqlite3.Connection, selection: Selection) -> list[Row]:
 
 def count(connection: sqlite3.Connection, selection: Selection) -> int:
     """How many rows `select` would give."""
-    where, values = _narrowed(connection, selection)
-    query = f"SELECT 1 FROM failures JOIN lanes ON lanes.number = failures.lane WHERE {where} LIMIT ?"
+    where, values = narrowed(connection, selection)
+    query = f"SELECT 1 FROM failures WHERE {where} LIMIT ?"
     limit = -1 if selection.limit is None else selection.limit
     return int(connection.execute(f"SELECT count(*) FROM ({query})", (*values, limit)).fetchone()[0])
 
 
-def _narrowed(connection: sqlite3.Connection, selection: Selection) -> tuple[str, list[Any]]:
-    """What comes behind WHERE, and its parameters."""
+def narrowed(connection: sqlite3.Connection, selection: Selection) -> tuple[str, list[Any]]:
+    """What comes behind WHERE, and its parameters. Raises ConfigError for an ambiguous prefix."""
     parts, values = ["1"], list[Any]()
     if selection.ids:
         ids = _whole(connection, selection.ids)
         parts.append(f"failures.id IN ({marks(len(ids))})")
         values += ids
     if selection.mapping is not None:
-        parts.append("lanes.mapping = ?")
+        parts.append("failures.lane IN (SELECT number FROM lanes WHERE mapping = ?)")
         values.append(selection.mapping)
     if selection.after is not None:
         parts.append("time >= ?")
@@ -64,7 +67,24 @@ def _narrowed(connection: sqlite3.Connection, selection: Selection) -> tuple[str
         values += selection.states
     if not selection.copies:
         parts.append("kept <> 'queue-dlq'")
+    if selection.group is not None:
+        # No fingerprint is NULL: a group that is not there has no rows.
+        parts.append("fingerprint = ?")
+        values.append(meant(selection.group, _fingerprints(connection, selection.group), "group"))
+    if selection.key is not None:
+        parts.append("failures.number IN (SELECT failure FROM records WHERE key = ?)")
+        values.append(text(selection.key))
     return " AND ".join(parts), values
+
+
+def _fingerprints(connection: sqlite3.Connection, prefix: str) -> list[str]:
+    """Those that begin so, the first few; each is the least above the one before, for one may be that of a million rows."""
+    found: list[str] = []
+    value = connection.execute(f"{_NEXT} >= ? AND fingerprint > ''", (prefix,)).fetchone()[0]
+    while value is not None and value.startswith(prefix) and len(found) <= SHOWN:
+        found.append(value)
+        value = connection.execute(f"{_NEXT} > ?", (value,)).fetchone()[0]
+    return found
 
 
 def _whole(connection: sqlite3.Connection, prefixes: Sequence[str]) -> list[str]:

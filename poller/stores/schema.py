@@ -97,4 +97,66 @@ _SHARING = (
     """,
 )
 
-SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING))
+_RUNS = (
+    # A replay (poller.runs.encode).
+    """
+    CREATE TABLE runs (
+        number INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        version INTEGER NOT NULL,
+        began REAL NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT
+    """,
+    # Its trail: what it did to which rows. `failure` is a row's id: the trail outlives what upkeep removes from the journal.
+    # `failures`: a JSON list of ids, "" for none.
+    """
+    CREATE TABLE steps (
+        number INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL REFERENCES runs (number),
+        failure TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        time REAL NOT NULL,
+        who TEXT NOT NULL,
+        failures TEXT NOT NULL,
+        edited INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX steps_by_failure ON steps (run, failure)",
+)
+
+_OUTBOX = (
+    # Of the last invocation.
+    "ALTER TABLE failures ADD COLUMN request_id TEXT NOT NULL DEFAULT ''",
+    # AUTOINCREMENT: a number is never given twice. `entry` is MessagePack (posts.py); `time` is the entry's.
+    """
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL,
+        mapping TEXT NOT NULL,
+        destination TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        time REAL NOT NULL,
+        entry BLOB NOT NULL,
+        result BLOB,
+        attempts INTEGER NOT NULL,
+        due REAL NOT NULL,
+        error TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX outbox_by_destination ON outbox (mapping, destination)",
+    "CREATE INDEX outbox_failed ON outbox (mapping, destination) WHERE attempts > 0",
+    "CREATE UNIQUE INDEX outbox_successes ON outbox (mapping, destination, id) WHERE outcome = 'success'",
+)
+
+_GROUPS = (
+    # The fingerprint of the fault ('': not worked out yet, see upkeep.py), and how much a row holds (kept.py: weight).
+    "ALTER TABLE failures ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE failures ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE failures ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    # All that is counted of a group, so that no row is read for it; and its rows by time.
+    "CREATE INDEX failures_by_fingerprint ON failures (fingerprint, time, lane, state, size, bytes)",
+    "CREATE INDEX records_by_key ON records (key, failure) WHERE key IS NOT NULL",
+)
+
+SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING, _RUNS, _OUTBOX, _GROUPS))

@@ -10,8 +10,11 @@ from poller.errors import ConfigError
 from poller.stores.checkpoints import SqliteCheckpoints
 from poller.stores.journal import SqliteJournal
 from poller.stores.leases import SqliteLeases
+from poller.stores.outbox import SqliteOutbox
+from poller.stores.runs import SqliteRuns
 from poller.stores.schema import SCHEMA
 from poller.stores.states import SqliteStates
+from poller.stores.upkeep import SqliteUpkeep
 from poller.stores.writer import Writer
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -53,6 +56,9 @@ class SqliteStore:
         self.states = SqliteStates(writer)
         self.leases = SqliteLeases(writer)
         self.journal = SqliteJournal(writer)
+        self.upkeep = SqliteUpkeep(writer)
+        self.outbox = SqliteOutbox(writer)
+        self.runs = SqliteRuns(writer)
 
     @property
     def path(self) -> Path:

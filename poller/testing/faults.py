@@ -14,9 +14,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
-from poller.model import Entry, Fault, Holding, LaneKey, Lease, Row, RowState, Selection
+from poller.model import Delivery, Entry, Fault, Holding, LaneKey, Lease, Row, RowState, Selection, Waiting
 from poller.progress import Progress
 from poller.protocols import Store
+from poller.runs import Finished, Run, Step
 from poller.testing.fakes import Gate
 
 T = TypeVar("T")
@@ -97,6 +98,9 @@ class LineStore:
     def __init__(self, store: Store, line: Line) -> None:
         self._store, self._line = store, line
         self.checkpoints = self.states = self.leases = self.journal = self
+        self.runs = LineRuns(store, line)
+        self.outbox = LineOutbox(store, line)
+        self.upkeep = store.upkeep  # no lane waits for it
 
     async def load(self, key: LaneKey) -> Progress | None:
         self._line.watch("loading", key)
@@ -157,3 +161,41 @@ class LineStore:
 
     async def aclose(self) -> None:
         return None
+
+
+class LineRuns:
+    """`Runs` over a `Line`."""
+
+    def __init__(self, store: Store, line: Line) -> None:
+        self._store, self._line = store, line
+
+    async def put(self, run: Run) -> bool:
+        return await self._line.call("put run", lambda: self._store.runs.put(run))
+
+    async def select(self, names: Sequence[str] = (), limit: int | None = None) -> Sequence[Run]:
+        return await self._line.call("select runs", lambda: self._store.runs.select(names, limit))
+
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+        return await self._line.call("finish", lambda: self._store.runs.finish(run, done, now, owner, who))
+
+    async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
+        return await self._line.call("trail", lambda: self._store.runs.trail(run, rows, after, limit))
+
+
+class LineOutbox:
+    """`Outbox` over a `Line`."""
+
+    def __init__(self, store: Store, line: Line) -> None:
+        self._store, self._line = store, line
+
+    async def put(self, deliveries: Sequence[Delivery]) -> None:
+        await self._line.call("post", lambda: self._store.outbox.put(deliveries))
+
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+        return await self._line.call("due", lambda: self._store.outbox.due(mapping, destination, now, limit))
+
+    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+        await self._line.call("settle", lambda: self._store.outbox.settle(number, due, error))
+
+    async def waiting(self) -> Sequence[Waiting]:
+        return await self._line.call("waiting", self._store.outbox.waiting)

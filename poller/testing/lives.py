@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from poller.breaker import Open
+from poller.circuit import Actions, Circuit
 from poller.mapping import MappingRunner
-from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fetched, Response
+from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, Outcome, Response, Retry
 from poller.protocols import Event, Format, Lane, Source
 from poller.strands import Strands
 from poller.testing.fakes import Gate
@@ -29,6 +31,7 @@ class WatchedHandler:
         life.gate.check()
         names = [str(identifier) for identifier in event.identifiers()]
         invocation = world.oracle.begin(life.name, call.lane, names)
+        probe = life.circuit.begun()
         windows, given = world.windows, event.mapping() if world.windows else {}
         if windows:
             windows.begin(given, names)
@@ -43,6 +46,8 @@ class WatchedHandler:
                 if windows:
                     windows.free(given)
             raise
+        finally:
+            life.circuit.over(probe)
         if life.gate.shut:
             world.oracle.died(invocation)
             life.gate.check()
@@ -60,6 +65,45 @@ class WatchedHandler:
 
     async def aclose(self) -> None:
         return None
+
+
+class WatchedCircuit(Circuit):
+    """A circuit breaker whose laws are checked: while it is open one batch begins at a time (19); what it spares is no attempt (4, 11)."""
+
+    _running = False
+
+    def watch(self, world: World) -> None:
+        self._world = world
+
+    def begun(self) -> bool:
+        """The function is called. Returns whether that is a probe; `over` must hear of its end then."""
+        state = self._state
+        if not isinstance(state, Open):
+            return False
+        self._world.count("probe")
+        if self._running or asyncio.get_running_loop().time() < state.due:
+            self._world.oracle.violated("law 19: a batch begins while the circuit breaker is open, and another runs, or none is due")
+        self._running = True
+        return True
+
+    def over(self, probe: bool) -> None:
+        self._running = self._running and not probe
+
+    def decided(self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions]) -> Actions:
+        was = self.open
+        actions = super().decided(batch, outcome, probe, decide)
+        if was != self.open:
+            self._world.count(f"breaker {'opened' if self.open else 'closed'}")
+        match outcome, actions:
+            case Fault(), (Retry(again),) if again.attempt == batch.attempt and len(again) == len(batch):
+                self._world.count("attempt spared")
+                event = batch.format.event(batch.records)
+                self._world.oracle.spare([str(name) for name in event.identifiers()])
+                if self._world.windows:
+                    self._world.windows.free(event.mapping())
+            case _:
+                pass
+        return actions
 
 
 class WatchedLane:
@@ -143,6 +187,7 @@ class Life:
     line: Line
     runner: MappingRunner
     task: asyncio.Task[None]
+    circuit: WatchedCircuit
 
     def losing(self, lane: str) -> bool:
         """Whether the lane was lost, rather than left on our own will."""

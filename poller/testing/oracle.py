@@ -108,6 +108,11 @@ class Oracle:
         self.batches[invocation.names] -= 1
         self.begun.subtract(invocation.names)
 
+    def spare(self, names: Sequence[str]) -> None:
+        """The batch that has just failed keeps its attempt: the circuit breaker is open (law 4)."""
+        self.batches[tuple(names)] -= 1
+        self.begun.subtract(names)
+
     def died(self, invocation: Invocation) -> None:
         """Its worker crashed under it: an attempt, whose outcome nobody knows."""
         self.events += 1

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from poller.policy import Block, Redeliver
 from poller.protocols import Policy
-from poller.settings import Backoff, Batching, FailureSettings, FilterSettings, MappingSettings
+from poller.settings import Backoff, Batching, BreakerSettings, FailureSettings, FilterSettings, MappingSettings
 from poller.testing.fakes import FILTERABLE
 from poller.testing.oracle import Rules, poison_bound
 
@@ -24,7 +24,7 @@ class Scenario:
 
     `reshards`: how often shards split, merge or roll over. Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save
     to be long on its way, `stumbles` of a fetch to fail in a way that nobody foresaw. `lateness`: seconds by which the arrival time of a
-    record may go back.
+    record may go back. `outages`: when the function fails whatever it is given, from and until, in seconds of the run.
     """
 
     kind: Kind
@@ -47,6 +47,7 @@ class Scenario:
     stumbles: float = 0.0
     reshards: int = 0
     lateness: float = 0.0
+    outages: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -95,6 +96,15 @@ class Scenario:
         lateness = random.choice((0.0, 0.0, 3.0))
         return replace(self, settings=settings, policy=replace(self.policy, partial="cut"), lateness=lateness)
 
+    def breaking(self, random: Random, storm: float, chance: float = 0.4) -> Scenario:
+        """Perhaps the same with a circuit breaker, and with outages of its function, which may outlast the storm."""
+        if random.random() >= chance:
+            return self
+        breaker = BreakerSettings(random.choice((0.2, 2.0)), random.choice((2.0, 10.0)), random.choice((5.0, 300.0)))
+        starts = [random.uniform(0.0, storm * 0.9) for _ in range(random.choice((1, 1, 2)))]
+        outages = tuple((start, start + random.uniform(2.0, storm * 0.5)) for start in starts)
+        return replace(self, settings=replace(self.settings, breaker=breaker), outages=outages)
+
     def filtered(self, unwanted: float) -> Scenario:
         """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""
         filters = FilterSettings((WANTED,), FILTERABLE, logged=10) if unwanted else None
@@ -109,6 +119,7 @@ class Scenario:
             assert isinstance(self.policy, Redeliver)
             limits = [limit for limit in (self.policy.maximum_receive_count, self.redrive) if limit is not None]
             return Rules(self.settings.width, self.concurrency, None, min(limits), ordered=False)
-        exact = failure.bisect and self.answers == "full" and self.transient == 0 and failure.maximum_record_age is None
+        alone = self.transient == 0 and not self.outages
+        exact = alone and failure.bisect and self.answers == "full" and failure.maximum_record_age is None
         record = poison_bound(self.settings.batching.size, attempts) if exact else None
         return Rules(self.settings.width, self.concurrency, attempts + 2, record, ordered=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import orjson
 
@@ -33,7 +33,7 @@ from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord, FakeShards, FakeStream, Gate
 from poller.testing.faults import Line, LineStore
-from poller.testing.lives import Life, WatchedHandler, WatchedSource
+from poller.testing.lives import Life, WatchedCircuit, WatchedHandler, WatchedSource
 from poller.testing.oracle import Broken, Oracle
 from poller.testing.resharding import Reshard, drawn, shard_at
 from poller.testing.scenario import Scenario
@@ -64,8 +64,8 @@ class Report:
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
     random = Random(seed)
-    # Dice of its own: what has no windows is drawn as if there were none.
-    own = Scenario.draw(random).tumbling(Random(f"windows of {seed}"))
+    # Dice of their own: what has no windows, or no breaker, is drawn as if there were none.
+    own = Scenario.draw(random).tumbling(Random(f"windows of {seed}")).breaking(Random(f"breaker of {seed}"), STORM_SECONDS)
     try:
         return run_virtually(World(seed, random, scenario or own, store or MemoryStore()).run())
     except BaseException as error:
@@ -103,7 +103,10 @@ class World:
 
     def behave(self, names: Sequence[str]) -> tuple[Response, Sequence[str]]:
         """What the function answers, and which records it has handled by then."""
-        scenario, random = self.scenario, self.random
+        scenario, random, now = self.scenario, self.random, asyncio.get_running_loop().time()
+        if any(start <= now < end for start, end in scenario.outages):
+            self.count("outage")
+            return Fault("error", "Outage", "no route to the database"), ()
         if random.random() < scenario.throttled:
             self.count("busy")
             return Busy(random.uniform(0.1, 2.0)), ()
@@ -202,8 +205,11 @@ class World:
         context = Context(settings, store, name, loop.now, Path(), Path())
         life_handler = WatchedHandler(self, cast("Any", None))
         function = Function(FunctionSettings("function", "f", Path(), scenario.timeout, concurrency=scenario.concurrency), life_handler)
-        work = Work(settings, function, scenario.policy, "fake", store, MappingCounters(), loop.now, random, Turn())
-        self.counters.append(work.counters)
+        counters = MappingCounters()
+        circuit = self.circuit(settings.breaker, name, counters)
+        circuit.watch(self)
+        work = Work(settings, function, scenario.policy, "fake", store, counters, loop.now, random, Turn(), circuit=circuit)
+        self.counters.append(counters)
         life: Life
 
         async def open_source() -> Source:
@@ -211,10 +217,12 @@ class World:
             return WatchedSource(self._source(context, gate, line), self, life)
 
         runner = MappingRunner(work, open_source, self.lane_runner)
-        life = Life(name, gate, line, runner, loop.create_task(runner.run(), name=name))
+        life = Life(name, gate, line, runner, loop.create_task(runner.run(), name=name), circuit)
         life_handler._life = life  # noqa: SLF001 (made of each other)
         self.lives.append(life)
         return life
+
+    circuit: ClassVar[type[WatchedCircuit]] = WatchedCircuit
 
     def lane_runner(self, lane: Lane, work: Work) -> LaneRunner:
         return LaneRunner(lane, work)

@@ -45,6 +45,9 @@ ANSWER_SECONDS = 3.0
 SILENT_SECONDS = 15.0
 """A worker that has not told how it is for so long is not ready."""
 
+_IN_ORDER = (0, -signal.SIGTERM)
+"""Exit codes of a worker that was stopped: by SIGTERM itself where that came before the worker listened for it, with nothing begun."""
+
 _OTHERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What the service manager says to the supervisor, not to its children."""
 
@@ -96,9 +99,9 @@ class Keeper:
 
     # --- its lives ------------------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Until `stop`, and its process has ended. Cancelled, it kills the process."""
-        loop, failures = asyncio.get_running_loop(), 0
+    async def run(self) -> str:
+        """Until `stop`, and its process has ended; returns how, if that was not in order. Cancelled, it kills the process."""
+        loop, failures, how = asyncio.get_running_loop(), 0, ""
         while not self._stopping.is_set():
             began = loop.time()
             how = await self._live()
@@ -112,10 +115,12 @@ class Keeper:
                 async with asyncio.timeout(wait):
                     await self._stopping.wait()
             self._restarts += not self._stopping.is_set()
+            how = ""  # told already, and nothing runs now that a stop could end
         self._state, self._reason, self._again_at = "stopped", "", None
+        return how
 
     async def _live(self) -> str:
-        """One life; returns how it ended, for a person."""
+        """One life; returns how it ended, for a person: nothing, if it was stopped in order."""
         self._state, self._reason, self._again_at, self._began = "starting", "", None, self.clock()
         self.given = shared(self.config(), self.number)
         try:
@@ -125,7 +130,7 @@ class Keeper:
         self._ask_aside("rise", self._rise(line))
         try:
             code = await self._process_ended(line, Assignment(self.number, self.owner, self.given))
-            return line.last_words() or _how(code)
+            return "" if self._stopping.is_set() and code in _IN_ORDER else line.last_words() or _how(code)
         except OSError as error:
             return f"its process cannot be started: {error.strerror}"
         finally:

@@ -29,10 +29,10 @@ from poller import __version__
 from poller.admin.commands import Command
 from poller.admin.face import Face, PublicFace, socket_path
 from poller.admin.socket_file import ControlError
-from poller.admin.tasks import TASKS
+from poller.admin.tasks import EVERYWHERE, TASKS
 from poller.config import Config
 from poller.daemon import reread
-from poller.errors import PollerError
+from poller.errors import PollerError, StopError
 from poller.metrics import measure
 from poller.registry import Registry
 from poller.status import DaemonStatus, JournalStatus, MappingStatus
@@ -82,14 +82,15 @@ class Supervisor:
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Until stopped. `started` is called once every worker has come up. Cancelled, it ends the workers at once.
 
-        Raises what keeps it from starting, as PollerError; a worker that cannot start is a reason not to be ready.
+        Raises what keeps it from starting, as PollerError; a worker that cannot start is a reason not to be ready. Raises StopError once
+        all has ended, if a worker had to be killed, or died, before it had stopped.
         """
         self.registry.verify()
         self.started = self.clock()
         for warning in self.config.warnings:
             log.warning("%s", warning)
         commands: dict[str, Command] = {"status": self._status, "reload": self._reload}
-        commands |= {name: self._forwarded(name) for name in TASKS}
+        commands |= {name: self._forwarded(name) for name in TASKS} | {name: self._everywhere(name) for name in EVERYWHERE}
         for number in range(1, self.config.workers + 1):
             self._keepers.append(Keeper(number, f"{self.owner}-{number}", lambda: self.config, self.environ, self.clock, self.program))
         face = self.open_face(self.config, commands, self.status, self.clock)
@@ -122,7 +123,7 @@ class Supervisor:
     # --- its workers ----------------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _kept(self) -> AsyncIterator[set[asyncio.Task[None]]]:
+    async def _kept(self) -> AsyncIterator[set[asyncio.Task[str]]]:
         """The tasks of the keepers; none of their processes is left afterwards."""
         loop = asyncio.get_running_loop()
         tasks = {loop.create_task(keeper.run(), name=keeper.name) for keeper in self._keepers}
@@ -139,7 +140,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _until_stopped(self, started: Callable[[], None], running: set[asyncio.Task[None]]) -> None:
+    async def _until_stopped(self, started: Callable[[], None], running: set[asyncio.Task[str]]) -> None:
         loop = asyncio.get_running_loop()
         up = asyncio.gather(*(keeper.came_up.wait() for keeper in self._keepers))
         stop = loop.create_task(self.stopping.wait())
@@ -157,7 +158,7 @@ class Supervisor:
                 each.cancel()
             await asyncio.gather(up, stop, watching, return_exceptions=True)
 
-    async def _stop(self, running: set[asyncio.Task[None]]) -> None:
+    async def _stop(self, running: set[asyncio.Task[str]]) -> None:
         for keeper in self._keepers:
             keeper.stop()
         _, late = await asyncio.wait(running, timeout=self.config.shutdown_grace + self.closing)
@@ -166,6 +167,9 @@ class Supervisor:
             for keeper in self._keepers:
                 keeper.kill()
             await asyncio.wait(late)
+        ends = sorted(f"{task.get_name()}: {how}" for task in running if (how := task.result()))
+        if ends:
+            raise StopError(", ".join(ends))
 
     async def _watch(self) -> None:
         while True:
@@ -258,6 +262,18 @@ class Supervisor:
                     yield answer
 
         return forwarded
+
+    def _everywhere(self, name: str) -> Command:
+        """For each worker that is up, one after the other."""
+
+        async def everywhere(**arguments: Any) -> AsyncIterator[dict[str, Any]]:
+            for keeper in self._keepers:
+                if keeper.up:
+                    async with aclosing(keeper.ask(name, **arguments)) as answers:
+                        async for answer in answers:
+                            yield answer
+
+        return everywhere
 
     def _who_runs(self, mapping: object) -> Keeper:
         """The first worker that is up and runs the mapping (its name or id); without one, that has every function."""

@@ -88,6 +88,7 @@ def total(own: DaemonStatus, workers: Sequence[Seen]) -> DaemonStatus:
         reasons=reasons,
         mappings=[_mapping(mapping, workers) for mapping in own.mappings],
         functions=_functions(told for _, told in alive),
+        destinations=next((told.destinations for _, told in alive if not told.store_error), own.destinations),
         journal=journals[0] if journals else own.journal,
         process=_process(own.process, workers),
         workers=[each.status for each in workers],
@@ -133,6 +134,7 @@ def _mapping(own: MappingStatus, workers: Sequence[Seen]) -> MappingStatus:
         state=min((part.state for _, part in parts), key=_WORST.index),
         last_error=next((part.last_error for _, part in parts if part.last_error), ""),
         paused=next((part.paused for _, part in parts if part.paused), None),
+        circuit=min((part.circuit for _, part in parts if part.circuit), key=lambda each: each.since, default=None),
         counters=counters,
         lanes=list(_lanes(parts)),
     )

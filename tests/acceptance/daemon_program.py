@@ -22,9 +22,9 @@ from poller.config import Config, load
 from poller.daemon import Daemon, open_configured_store
 from poller.errors import PollerError
 from poller.logs import setup
-from poller.model import Entry, Fault, LaneKey, Lease, Row, RowState, Selection
+from poller.model import Delivery, Entry, Fault, LaneKey, Lease, Row, RowState, Selection
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Journal, Leases, States, Store
+from poller.protocols import Checkpoints, Journal, Leases, Outbox, States, Store
 from poller.registry import Registry
 
 
@@ -48,13 +48,16 @@ beginning, begun: just before, and after, a save that counts an attempt to come 
 keeping, kept: just before, and after, the journal holds a failure;
 settling, settled: just before, and after, the first save of progress behind that is durable."""
 
+DELIVERING = ("posting", "delivering", "delivered")
+"""With destinations: just before a success is in the outbox; just before, and after, it is durable that a delivery has arrived."""
+
 
 class Doom:
     """Kills this process when it comes to its point."""
 
     def __init__(self, options: Options) -> None:
         self._point, self._left = options.point, options.count
-        assert not self._point or self._point in POINTS
+        assert not self._point or self._point in (*POINTS, *DELIVERING)
 
     def at(self, point: str) -> None:
         if point == self._point:
@@ -72,6 +75,8 @@ class DoomedStore:
         self.journal: Journal = self
         self.leases: Leases = store.leases
         self.states: States = store.states
+        self.outbox: Outbox = DoomedOutbox(store.outbox, doom)
+        self.runs, self.upkeep = store.runs, store.upkeep
         self._opened: set[LaneKey] = set()
         self._counted: set[tuple[int, int, int, int]] = set()
         self._kept = False
@@ -120,6 +125,25 @@ class DoomedStore:
 
     async def aclose(self) -> None:
         await self._store.aclose()
+
+
+class DoomedOutbox:
+    """An `Outbox` that passes the points of delivering."""
+
+    def __init__(self, outbox: Outbox, doom: Doom) -> None:
+        self._outbox, self._doom = outbox, doom
+        self.due, self.waiting = outbox.due, outbox.waiting
+
+    async def put(self, deliveries: Sequence[Delivery]) -> None:
+        self._doom.at("posting")
+        await self._outbox.put(deliveries)
+
+    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+        if due is None:
+            self._doom.at("delivering")
+        await self._outbox.settle(number, due, error)
+        if due is None:
+            self._doom.at("delivered")
 
 
 async def run(config: Config, registry: Registry, options: Options) -> None:

@@ -28,6 +28,7 @@ class DoomedStore:
         self.journal: Journal = store.journal
         self.leases: Leases = store.leases
         self.states: States = store.states
+        self.runs, self.outbox, self.upkeep = store.runs, store.outbox, store.upkeep
 
     async def load(self, key: LaneKey) -> Progress | None:
         return await self._store.checkpoints.load(key)

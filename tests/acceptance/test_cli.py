@@ -56,6 +56,7 @@ concurrency = 2
 function = "orders"
 batch_size = 1
 maximum_receive_count = 2
+circuit_breaker = false
 retry_backoff = { initial = "10ms", maximum = "20ms" }
 
 [mappings.orders.source]
@@ -380,6 +381,7 @@ def test_a_reader_that_goes_is_no_error_to_shout_about(site: Site) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_quick_start_and_what_it_tells_to_do(tmp_path: Path) -> None:
     """From another folder, without a terminal; then its own commands, pasted."""
     site, example = Site(tmp_path), tmp_path / "quickstart"

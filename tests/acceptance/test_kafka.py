@@ -125,6 +125,7 @@ BESIDE = [f"beside {n}" for n in range(1, BATCH)]
 AFTER = [f"after {n}" for n in range(BATCH)]
 
 ALWAYS: dict[str, Any] = {
+    "circuit_breaker": False,  # every batch has a record that fails
     "batch_size": BATCH,
     "maximum_batching_window": "100ms",
     "maximum_retry_attempts": RETRIES,
@@ -264,6 +265,7 @@ def test_batches_that_always_fail_move_with_their_count(site: Site, topic: Calla
 # --- stops, and functions that take long ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_stop_hands_its_partitions_over_within_a_second(site: Site, topic: Callable[..., Topic], tell: Callable[[str], None]) -> None:
     """With the session timeout that everyone has: nobody waits for it."""
     partitions, count = 4, 200

@@ -32,9 +32,11 @@ SIZE, RETRIES, WIDTH, EVERY = 100, 2, 2, 1_000
 KEYS = 51
 """Records whose numbers are equal modulo this have one partition key: in each of their shards they are in order."""
 
-BLOWS = ("kill", "split", "long pause", "kill", "merge", "short pause", "split", "long pause", "kill")
-"""Each a few seconds after the one before; a long pause goes on under the blows that follow. A quarter of the records are there before the
-first blow, the others come in chunks, one after each."""
+BLOWS = ("kill", "split", "long pause", "kill", "merge", "short pause", "split", "long pause", "kill") * 2
+"""Over a minute; a long pause goes on under the blows that follow. A quarter of the records come before the first blow, the others in
+chunks, one after each."""
+
+MINUTE = 60.0
 
 LEASE = 10.0
 SHORT, LONG = LEASE / 4, LEASE * 1.25
@@ -128,6 +130,18 @@ class Fleet:
         self._ever.append(daemon)
         return daemon
 
+    def share(self, orders: Filling, count: int) -> None:
+        """Each begins something; so many records are put meanwhile, a little at a time: the first to run must not have it all."""
+        assert all(daemon.address for daemon in self._daemons.values())  # they run
+
+        def all_begun() -> bool:
+            if orders.count < count * 3 // 4 and self.tail.handled(orders.good()):
+                orders.put(count // 50)
+            return len({line.daemon for line in self.tail.look()}) == 3
+
+        until(all_begun, what=f"they share the work:\n{self.logs()}")
+        orders.put(count - orders.count)
+
     def running(self) -> list[str]:
         """Those that are not paused."""
         return [name for name in self._daemons if name not in self._paused or not self._paused[name].is_alive()]
@@ -207,6 +221,10 @@ class Filling:
         self._orders.fill([f"{n} poison" if poison(n) else str(n) for n in numbers], [f"key {n % KEYS}" for n in numbers])
         self.count += count
 
+    def good(self) -> set[int]:
+        """What is no poison."""
+        return {number for number in range(self.count) if not poison(number)}
+
     def split(self) -> None:
         shard = self._random.choice(self._orders.run(lambda client: client.open_shards(self._orders.name)))
         self._orders.run(lambda client: client.split(self._orders.name, shard))
@@ -222,6 +240,12 @@ class Filling:
         one = self._random.choice([start for start, each in still.items() if int(each["HashKeyRange"]["EndingHashKey"]) + 1 in still])
         other = int(still[one]["HashKeyRange"]["EndingHashKey"]) + 1
         self._orders.run(lambda client: client.merge(self._orders.name, still[one]["ShardId"], still[other]["ShardId"]))
+
+
+def moments(random: Random) -> list[float]:
+    """When each blow comes, in seconds from the first one: a few seconds apart, the last one when the minute is over."""
+    apart = MINUTE / (len(BLOWS) - 1)
+    return [0.0, *(apart * (number + random.uniform(-0.4, 0.4)) for number in range(1, len(BLOWS) - 1)), MINUTE]
 
 
 def strike(blow: str, fleet: Fleet, orders: Filling, random: Random) -> None:
@@ -254,17 +278,17 @@ def test_nothing_is_lost_while_daemons_fall_and_shards_split_and_merge(
     url, store, shards, count = place
     random, stream = Random(5), Stream(url, shards)
     orders, chunk = Filling(stream, random), count * 3 // 4 // len(BLOWS)
-    orders.put(count - chunk * len(BLOWS))
+    before = count - chunk * len(BLOWS)
     with ExitStack() as stack:
         fleet = Fleet(site, store, stream, stack)
         tail = fleet.tail
-        until(lambda: len({line.daemon for line in tail.look()}) == 3, what=f"they share the work:\n{fleet.logs()}")
-        for blow in BLOWS:
-            next_blow = time.monotonic() + random.uniform(1.0, 3.0)
+        fleet.share(orders, before)
+        first = time.monotonic()
+        for blow, moment in zip(BLOWS, moments(random), strict=True):
+            time.sleep(max(0.0, first + moment - time.monotonic()))  # not for an event: a blow comes whenever it comes
             strike(blow, fleet, orders, random)
             orders.put(chunk)
-            time.sleep(max(0.0, next_blow - time.monotonic()))  # not for an event: a blow comes whenever it comes
-        good = {number for number in range(count) if not poison(number)}
+        good = orders.good()
         assert not tail.handled(good), "they were idle when the last blow came"
         until(lambda: tail.handled(good), 60, f"all is handled:\n{fleet.logs()}")
         until(lambda: len(fleet.journal()) >= count - len(good), what=f"all poison is kept:\n{fleet.logs()}")

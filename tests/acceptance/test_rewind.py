@@ -128,12 +128,20 @@ def test_one_lane_to_a_position_as_status_shows_it(site: Site) -> None:
     assert again < {*late}, "of this lane, from this position on, and of no other"
 
 
-def test_to_the_end_skips_and_clears_attempts(site: Site) -> None:
-    configure(site, shards=1, maximum_retry_attempts=1000, retry_backoff={"initial": "10s", "maximum": "10s"})
+def test_what_is_under_retry_begins_anew_and_the_end_skips_it(site: Site) -> None:
+    never = {"initial": "10m", "maximum": "10m"}
+    configure(site, shards=1, maximum_retry_attempts=1000, retry_backoff=never, bisect_batch_on_function_error=False)
     site.put("orders", FAIL, "behind it")
-    with site.daemon() as daemon:
+    with site.daemon(options=Options(seed=1)) as daemon:  # backoffs are of the dice
         assert daemon.address  # it runs
-        daemon.until(lambda: lanes(site)[SHARDS[0]]["head_span"])
+
+        def attempts(begun: int) -> int:
+            daemon.until(lambda: site.bodies("begun")[FAIL] == begun and lanes(site)[SHARDS[0]]["head_span"])
+            return int(lanes(site)[SHARDS[0]]["head_span"]["attempts"])
+
+        assert attempts(begun=1) == 1
+        assert rewound(site, "--to", "TRIM_HORIZON")[SHARDS[0]]["attempts"] == 1
+        assert attempts(begun=2) == 1, "it waits for no backoff, and is a first one"
         told = rewound(site, "--to", "LATEST")[SHARDS[0]]
         assert (told["again"], told["skipped"], told["attempts"] > 0) == (0, 2, True)
         site.put("orders", "after it")
@@ -161,6 +169,8 @@ def test_nothing_happens_without_a_yes_and_what_makes_no_sense_is_refused(site: 
     live(site, times(once=early))
     text = poller(site, "rewind", "orders", "--to", "TRIM_HORIZON", code=2)
     assert "would rewind 2 lanes: 10 records read again" in text
+    later = put(site, 10, 10)
+    live(site, times(once=early + later))
     assert "nothing was changed; add --yes" in text
     assert "no mapping 'nobody', only orders" in poller(site, "rewind", "nobody", "--to", "LATEST", code=2)
     assert f"there is no lane 'x'; there are {SHARDS[0]}" in poller(site, "rewind", "orders", "--to", "LATEST", "--lane", "x", code=1)
@@ -168,7 +178,8 @@ def test_nothing_happens_without_a_yes_and_what_makes_no_sense_is_refused(site: 
     assert "ends at" in poller(site, "rewind", "orders", "--to", "9999", "--lane", SHARDS[0], code=1)
     assert "write a sequence number" in poller(site, "rewind", "orders", "--to", "nowhere", "--lane", SHARDS[0], code=1)
     assert "is in the future" in poller(site, "rewind", "orders", "--to", "2999-01-01", code=1)
-    live(site, times(once=early))
+    last = put(site, 20, 10)
+    live(site, times(once=early + later + last))
     site.write(site.function(), site.mapping("mails", {"type": "local-queue", "name": "mails"}))
     assert "polls a queue, which has no positions" in poller(site, "rewind", "mails", "--to", "LATEST", code=1)
 

@@ -37,7 +37,7 @@ def test_workers_share_the_partitions_and_a_killed_one_comes_back_under_its_name
         os.kill(workers[1], signal.SIGKILL)
         after = fill("after")
         daemon.until(lambda: site.handled(*after))
-        assert topic.members() == 2
+        daemon.until(lambda: topic.members() == 2)
         daemon.until(lambda: daemon.status().workers[1].restarts == 1 and daemon.readyz()[0])
         daemon.stop()
     assert topic.done()

@@ -195,11 +195,12 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
 
 async def test_a_file_of_an_earlier_version_is_brought_to_ours_with_what_it_holds(tmp_path: Path) -> None:
     row = (KEY.mapping, KEY.source, KEY.lane)
+    lease = "INSERT INTO leases (mapping, source, lane, owner, counter, until) VALUES (?, ?, ?, 'a', 41, 10)"
     for version in range(1, SCHEMA.version):
         path = tmp_path / f"{version}.db"
         writer = await Writer.open(path, replace(SCHEMA, migrations=SCHEMA.migrations[:version]))
         await writer.run(lambda each: each.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (*row, encode(at(7)))).rowcount)
-        await writer.run(lambda each: each.execute("INSERT INTO leases VALUES (?, ?, ?, 'a', 41, 10)", row).rowcount)
+        await writer.run(lambda each: each.execute(lease, row).rowcount)
         await writer.aclose()
         store = await open_store(path)
         assert await store.checkpoints.load(KEY) == at(7)

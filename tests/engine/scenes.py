@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
+from poller.circuit import Circuit
 from poller.errors import StoreUnavailable
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
@@ -22,8 +23,9 @@ from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.progress import Progress
 from poller.protocols import Event, Lane, Policy
-from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.settings import Backoff, Batching, BreakerSettings, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryCheckpoints, MemoryJournal, MemoryStore
+from poller.stores.memory_runs import MemoryRuns
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeRecord, FakeShards, FakeStream, Gate
 from poller.turn import Turn
@@ -206,6 +208,7 @@ class Store(MemoryStore):
         super().__init__()
         self.checkpoints = Checkpoints(self)
         self.journal = Journal()
+        self.runs = MemoryRuns(self.journal)
 
     def fail(self, down: bool) -> None:
         self.checkpoints.down = self.journal.down = down
@@ -230,17 +233,19 @@ class Scene:
     backoff: Backoff = field(default_factory=Backoff)
     store: Store = field(default_factory=Store)
     interval: float = 1.0
+    breaker: BreakerSettings | None = None
 
     def __post_init__(self) -> None:
         failure = FailureSettings(self.retries, bisect=self.bisect, reporting=self.reporting, backoff=self.backoff)
         batching = Batching(self.size, self.window, self.maximum_bytes)
         self.settings = MappingSettings("orders", "orders", "f", batching, failure, self.width)
         self.counters = MappingCounters()
+        self.circuit = Circuit(self.breaker, "orders", self.counters)
         self.function = Function(FunctionSettings("f", "app.py:handle", Path("no code"), concurrency=self.concurrency), self.script)
 
     def work(self, policy: Policy) -> Work:
         store, turn = self.store, Turn()
-        return Work(self.settings, self.function, policy, "fake", store.journal, self.counters, wall, Loaded(), turn)
+        return Work(self.settings, self.function, policy, "fake", store.journal, self.counters, wall, Loaded(), turn, circuit=self.circuit)
 
     def context(self, owner: str) -> Context:
         return Context(self.settings, self.store, owner, wall, Path(), Path(), self.interval)

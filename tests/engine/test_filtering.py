@@ -20,7 +20,9 @@ from poller.filtering import Filtering
 from poller.lane_runner import OWED_RECORDS, LaneRunner
 from poller.model import Ack, Action, Batch, Document, Fetched, Record, Selection, Span
 from poller.policy import Block
-from poller.replay import Replay
+from poller.replay import Part, Replay
+from poller.replay.listing import listed
+from poller.runs import Run
 from poller.settings import FilterSettings
 from poller.testing.fakes import FILTERABLE, FakeFormat, FakeQueueLane, FakeRecord, Gate
 from poller.testing.oracle import Broken
@@ -390,17 +392,14 @@ async def test_a_replay_is_not_filtered() -> None:
     assert [record.id for record in row.entry.records] == ["r1", "r2", "r3"]
     later = filtered(Scene(taking(0), store=scene.store), '{"id": ["another"]}')
     policy = Block.of(later.settings, "cut")
-    replay = Replay(
-        scene.store.journal,
-        Selection(),
-        later.function,
-        later.settings,
-        policy=policy,
-        run="again",
-        owner="w",
-        clock=wall,
-        random=Random(1),
-    )
+    run = Run("again", "ada", 0.0)
+    rows = (await listed(scene.store.journal, scene.store.runs, run))[later.settings.id]
+
+    async def whole() -> dict[str, int]:
+        return rows
+
+    part = Part(run, "w", "ada", wall)
+    replay = Replay(scene.store, part, whole, later.function, later.settings, policy=policy, random=Random(1))
     tally = await asyncio.wait_for(replay.run(), 3600)
     assert (tally.replayed, later.script.names) == (1, [("r1", "r2", "r3")])
 

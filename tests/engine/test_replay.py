@@ -21,11 +21,13 @@ from poller.functions import Function
 from poller.model import Busy, Call, Entry, Failure, Fault, Response, Returned, Row, RowState, Selection
 from poller.policy import Block, Redeliver
 from poller.protocols import Event, Journal, Policy
-from poller.replay import Replay, ReplayFormat, ReplaySource, Tally, block, preview, replay
+from poller.replay import Part, Replay, ReplayFormat, ReplaySource, Tally, block, preview, replay
 from poller.replay.claims import CLAIM_SECONDS, RENEW_SECONDS, Claims
-from poller.replay.counting import PAGE_ROWS, Count, pages
+from poller.replay.counting import Count, pages
 from poller.replay.format import records_of
 from poller.replay.lane import JournalLane, rest_of
+from poller.replay.listing import listed
+from poller.runs import Finished, Plan, Run, Step
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
@@ -101,7 +103,7 @@ class World:
         return cast("Journal", self.store.journal)
 
     async def keep(self, *entries: Entry) -> list[str]:
-        assert list(await self.journal.append(entries)) == [each.id for each in entries]
+        assert list(await self.store.journal.append(entries)) == [each.id for each in entries]
         return [each.id for each in entries]
 
     async def rows(self) -> dict[str, Row]:
@@ -111,14 +113,20 @@ class World:
     async def states(self) -> dict[str, tuple[RowState, list[str]]]:
         return {row_id: (row.state, names(row)) for row_id, row in (await self.rows()).items()}
 
-    def replay(self, owner: str = "w1", selection: Selection = ANY, journal: Journal | None = None, **options: Any) -> Replay:
+    def replay(self, owner: str = "w1", selection: Selection = ANY, store: Any = None, **options: Any) -> Replay:
         loop = cast("VirtualLoop", asyncio.get_running_loop())
         gate = options.pop("gate", Gate(owner))
         settings = options.pop("settings", MAPPING)
         function = Function(FunctionSettings("f", "f", Path(), concurrency=self.concurrency), Worker(self, owner, gate))
         policy = Block.of(settings, options.pop("partial", "cut"))
-        options = {"policy": policy, "run": f"run of {owner}", "owner": owner, "clock": loop.now, "random": Random(1), **options}
-        return Replay(journal or self.journal, selection, function, settings, **options)
+        run = options.pop("run", None) or Run(f"run of {owner}", "ada", 0.0, options.pop("plan", Plan(selection)))
+        part = Part(run, owner, "ada", loop.now, options.pop("concurrency", 1), edit=options.pop("edit", lambda _: None))
+        store = store or self.store
+
+        async def rows() -> dict[str, int]:
+            return (await listed(store.journal, store.runs, run)).get(selection.mapping or "m", {})
+
+        return Replay(store, part, rows, function, settings, policy=policy, **{"random": Random(1), **options})
 
     async def run(self, owner: str = "w1", selection: Selection = ANY, **options: Any) -> Tally:
         return await asyncio.wait_for(self.replay(owner, selection, **options).run(), LIMIT)
@@ -190,7 +198,7 @@ async def test_a_row_that_fails_again_is_kept_with_its_new_error_and_nothing_is_
         assert await world.run(f"w{failures}", settings=settings) == Tally(total_rows=1, done_rows=1, failed_again=1)
         (row,) = (await world.rows()).values()
         assert (row.state, row.failures, row.entry.fault) == ("kept", failures, Fault("error", "Poison", "again"))
-        assert replace(row.entry, fault=OLD) == old
+        assert replace(row.entry, fault=OLD, group=old.group) == old
 
 
 @pytest.mark.parametrize("behave", [fails_on("b", "d"), names_failed("b", "d")])
@@ -207,6 +215,20 @@ async def test_of_a_row_that_fails_in_part_only_what_failed_is_kept_in_its_order
     assert (rest.head, rest.tail, rest.mapping, rest.source, rest.lane) == (old.head, old.tail, old.mapping, old.source, old.lane)
     assert rest.records == (old.records[1], old.records[3])
     assert {*world.handled} == {"a", "c", "e"}
+
+
+@pytest.mark.parametrize("poison", ["bd", "abcde"])
+@virtually
+async def test_a_row_is_split_to_its_poison_records_whatever_the_policy_says(poison: str) -> None:
+    world, old = World(lambda names: Fault("error", names[0], "again") if {*poison} & {*names} else Returned(b"null")), row_of(*"abcde")
+    await world.keep(old)
+    settings = replace(MAPPING, failure=replace(FAILURE, bisect=False))
+    assert await world.run(settings=settings, plan=Plan(ANY, only_failing=True)) == Tally(total_rows=1, done_rows=1, split=1)
+    rows = [row for row in (await world.rows()).values() if row.entry.id != old.id]
+    assert [(row.state, names(row), row.entry.fault.type) for row in rows if row.entry.fault] == [("kept", [name], name) for name in poison]
+    (step,) = await world.store.runs.trail("run of w1")
+    assert (step.row, step.failures) == (old.id, tuple(row.entry.id for row in rows))
+    assert {*world.handled} == {*"abcde"} - {*poison}
 
 
 @virtually
@@ -379,7 +401,7 @@ async def test_a_run_that_cannot_renew_ends_what_it_runs_before_another_may_have
     world = World(fails_on("a"), seconds=50.0)
     (row,) = await world.keep(row_of("a"))
     line = Line(Gate("w1"), Random(1), Counter())
-    cut_off = asyncio.create_task(world.run("w1", journal=LineStore(world.store, line).journal))
+    cut_off = asyncio.create_task(world.run("w1", store=LineStore(world.store, line)))
     await world.started.wait()
     line.cut_until = asyncio.get_running_loop().time() + LIMIT
     await asyncio.sleep(CLAIM_SECONDS)
@@ -405,22 +427,29 @@ async def test_a_row_that_was_taken_over_is_the_new_owners() -> None:
 
 
 class Slow:
-    """A journal whose marks to `state` are carried out `before` seconds after they were asked for, and answered `after` seconds later.
-
-    The first `lose` answers never come: StoreUnavailable instead.
+    """A store whose marks to `state` ("finished": of rows that were run) are carried out `before` seconds after they were asked for, and
+    answered `after` seconds later. The first `lose` answers never come: StoreUnavailable instead.
     """
 
-    def __init__(self, journal: Journal, state: RowState, before: float = 0.0, after: float = 0.0, lose: int = 0) -> None:
-        self.append, self.select, self.count = journal.append, journal.select, journal.count
-        self._journal, self._state, self._before, self._after, self._lose = journal, state, before, after, lose
+    def __init__(self, store: MemoryStore, state: str, before: float = 0.0, after: float = 0.0, lose: int = 0) -> None:
+        self._journal, self._runs = store.journal, store.runs
+        self.journal = self.runs = self
+        self.append, self.select, self.count, self.trail = store.journal.append, store.journal.select, store.journal.count, store.runs.trail
+        self._state, self._before, self._after, self._lose = state, before, after, lose
 
     async def mark(
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
     ) -> Sequence[str]:
+        return await self._slowly(state, lambda: self._journal.mark(ids, state, now, owner, until, fault))
+
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+        return await self._slowly("finished", lambda: self._runs.finish(run, done, now, owner, who))
+
+    async def _slowly(self, state: str, operation: Callable[[], Awaitable[T]]) -> T:
         if state != self._state:
-            return await self._journal.mark(ids, state, now, owner, until, fault)
+            return await operation()
         await asyncio.sleep(self._before)
-        done = await self._journal.mark(ids, state, now, owner, until, fault)
+        done = await operation()
         await asyncio.sleep(self._after)
         self._lose -= 1
         if self._lose >= 0:
@@ -428,17 +457,18 @@ class Slow:
         return done
 
 
-@pytest.mark.parametrize("slow", [("kept", 0.0, 10.0), ("claimed", 3.0, 0.0)])
+@pytest.mark.parametrize("slow", [("finished", 0.0, 10.0), ("claimed", 3.0, 0.0)])
 @virtually
-async def test_a_renewal_that_crosses_the_end_of_a_row_does_not_claim_it_again(slow: tuple[RowState, float, float]) -> None:
+async def test_a_renewal_that_crosses_the_end_of_a_row_does_not_claim_it_again(slow: tuple[str, float, float]) -> None:
     """Kept again just before the renewal is sent, or while it is under way: it must be free for the next run."""
     world, loop = World(fails_on()), cast("VirtualLoop", asyncio.get_running_loop())
     (row,) = await world.keep(row_of("a"))
-    claims = Claims(Slow(world.journal, *slow), "w1", loop.now)
+    store = cast("Any", Slow(world.store, *slow))
+    claims = Claims(store, store, run="r", who="ada", owner="w1", clock=loop.now)
     heart = asyncio.create_task(claims.renew(lambda row: pytest.fail(f"{row} is lost")))
-    assert await claims.claim(row)
-    await asyncio.sleep(RENEW_SECONDS - loop.time() + (-0.5 if slow[0] == "kept" else 1.0))
-    assert await claims.finish(row, "kept", OLD)
+    assert await claims.claim((row,))
+    await asyncio.sleep(RENEW_SECONDS - loop.time() + (-0.5 if slow[0] == "finished" else 1.0))
+    assert await claims.finish(Finished(row, "failed_again", OLD))
     await asyncio.sleep(RENEW_SECONDS / 2)
     assert (await world.states())[row][0] == "kept"
     heart.cancel()
@@ -449,7 +479,7 @@ async def test_an_ending_whose_answer_was_lost_counts_once() -> None:
     for behave, state, counted in ((fails_on(), "replayed", "replayed"), (fails_on("a"), "kept", "failed_again")):
         world = World(behave)
         await world.keep(row_of("a"))
-        tally = await world.run(journal=Slow(world.journal, cast("RowState", state), lose=1))
+        tally = await world.run(store=Slow(world.store, "finished", lose=1))
         assert (getattr(tally, counted), tally.done_rows) == (1, 1)
         assert [(row.state, row.failures) for row in (await world.rows()).values()] == [(state, int(state == "kept"))]
 
@@ -459,15 +489,14 @@ async def test_a_lane_that_breaks_gives_its_row_back_while_others_run_and_one_th
     world, loop = World(fails_on()), cast("VirtualLoop", asyncio.get_running_loop())
     broken, lost = await world.keep(row_of("a"), row_of("b", time=1.0))
     endings: list[tuple[str, str]] = []
+    part = Part(Run("r", "ada", 0.0), "w1", "ada", loop.now, 2, "f")
     source = ReplaySource(
         world.journal,
-        (broken, lost),
+        world.store.runs,
+        {broken: 1, lost: 1},
         block(Block.of(MAPPING, "cut"), FAILURE),
-        run="r",
-        owner="w1",
-        clock=loop.now,
-        concurrency=2,
-        ended=lambda row, ending: endings.append((row, ending)),
+        part,
+        lambda row, ending: endings.append((row, ending)),
     )
     first, second = [cast("JournalLane", lane) async for lane in source.lanes()]
     await first.aclose(broken=True)
@@ -568,10 +597,11 @@ class Loaded(Random):
 
 
 class Mine:
-    """A journal that kills its run at its n-th call, before or after the call's effect."""
+    """A store that kills its run at its n-th call, before or after the call's effect."""
 
-    def __init__(self, journal: Journal, gate: Gate, at: int = 0, when: Literal["before", "after"] = "before") -> None:
-        self.journal, self.gate, self.at, self.when, self.number = journal, gate, at, when, 0
+    def __init__(self, store: Any, gate: Gate, at: int = 0, when: Literal["before", "after"] = "before") -> None:
+        self.store, self.gate, self.at, self.when, self.number = store, gate, at, when, 0
+        self.journal = self.runs = self
         self.crashed = asyncio.Event()
         self.calls: list[str] = []
 
@@ -592,18 +622,24 @@ class Mine:
         raise Dead("crashed")
 
     async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
-        return await self._call("append", lambda: self.journal.append(entries))
+        return await self._call("append", lambda: self.store.journal.append(entries))
 
     async def select(self, selection: Selection) -> Sequence[Row]:
-        return await self._call("select", lambda: self.journal.select(selection))
+        return await self._call("select", lambda: self.store.journal.select(selection))
 
     async def count(self, selection: Selection) -> int:
-        return await self._call("count", lambda: self.journal.count(selection))
+        return await self._call("count", lambda: self.store.journal.count(selection))
 
     async def mark(
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
     ) -> Sequence[str]:
-        return await self._call(state, lambda: self.journal.mark(ids, state, now, owner, until, fault))
+        return await self._call(state, lambda: self.store.journal.mark(ids, state, now, owner, until, fault))
+
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+        return await self._call("finish", lambda: self.store.runs.finish(run, done, now, owner, who))
+
+    async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
+        return await self._call("trail", lambda: self.store.runs.trail(run, rows, after, limit))
 
 
 ROWS = (("a", "b", "c", "d"), ("e", "f"), ("g", "h"))
@@ -629,8 +665,8 @@ def expected() -> Mapping[str, tuple[RowState, list[str]]]:
 async def crash(world: World, at: int, when: Literal["before", "after"]) -> Mine:
     """Run until the mine goes off, or to the end; what the dead run still does reaches nothing."""
     gate = Gate("w1")
-    mine = Mine(world.journal, gate, at, when)
-    task = asyncio.create_task(world.replay("w1", journal=mine, gate=gate).run())
+    mine = Mine(world.store, gate, at, when)
+    task = asyncio.create_task(world.replay("w1", store=mine, gate=gate).run())
     crashed = asyncio.create_task(mine.crashed.wait())
     await asyncio.wait((task, crashed), return_when=asyncio.FIRST_COMPLETED)
     task.cancel()
@@ -644,34 +680,15 @@ async def crash(world: World, at: int, when: Literal["before", "after"]) -> Mine
 async def test_a_crash_at_any_call_of_the_journal_loses_and_doubles_nothing(behave: Behaviour) -> None:
     whole = await crash(world := await prepared(behave), 0, "before")
     assert await world.states() == expected()
-    assert {"claimed", "append", "replayed", "kept"} <= {*whole.calls}
+    assert {"claimed", "select", "finish"} <= {*whole.calls}
     for at in range(1, whole.number + 1):
         for when in cast("Sequence[Literal['before', 'after']]", ("before", "after")):
             world = await prepared(behave)
             mine = await crash(world, at, when)
-            assert mine.crashed.is_set()
+            assert mine.crashed.is_set(), (at, when, whole.calls, mine.calls)
             await asyncio.sleep(CLAIM_SECONDS)
             await world.run("w2")
             assert await world.states() == expected(), (at, when, whole.calls[at - 1])
-
-
-@virtually
-async def test_after_a_crash_between_the_two_writes_the_old_row_is_only_marked() -> None:
-    """The first decision stands, though what failed then would succeed, or all would fail, now."""
-    for behave in (fails_on(), fails_on("a", "b", "c", "d")):
-        world, old = World(fails_on("b")), row_of("a", "b", "c", "d")
-        await world.keep(old)
-        probe = await crash(world, 0, "before")
-        between = probe.calls.index("append") + 1
-        world = World(fails_on("b"))
-        await world.keep(old)
-        await crash(world, between, "after")
-        assert await world.states() == {old.id: ("claimed", list("abcd")), rest_of(old.id): ("kept", ["b"])}
-        await asyncio.sleep(CLAIM_SECONDS)
-        world.behave, world.calls = behave, []
-        tally = await world.run("w2", Selection(ids=(old.id,), states=()))
-        assert (tally.split, world.calls) == (1, [])
-        assert await world.states() == {old.id: ("replayed", list("abcd")), rest_of(old.id): ("kept", ["b"])}
 
 
 @virtually
@@ -679,7 +696,7 @@ async def test_a_store_that_is_away_for_a_while_delays_and_changes_nothing() -> 
     world = await prepared(fails_on(*POISON))
     world.seconds = 2.0
     line = Line(Gate("w1"), Random(1), Counter())
-    task = asyncio.create_task(world.run("w1", journal=LineStore(world.store, line).journal))
+    task = asyncio.create_task(world.run("w1", store=LineStore(world.store, line)))
     await world.started.wait()
     while not task.done():
         line.cut_until = asyncio.get_running_loop().time() + 7.0
@@ -717,8 +734,8 @@ async def live(world: World, random: Random, name: str, rate: float, crashes: bo
         if random.random() < 0.3:
             loop.call_later(random.uniform(0.0, 60.0), setattr, line, "cut_until", loop.time() + 150.0)
         calls = random.randrange(1, 60) if crashes and random.random() < 0.7 else 0
-        journal = Mine(LineStore(world.store, line).journal, gate, calls, random.choice(("before", "after")))
-        run = world.replay(gate.life, journal=journal, gate=gate, concurrency=random.choice((1, 3)), random=Random(random.random()))
+        store = Mine(LineStore(world.store, line), gate, calls, random.choice(("before", "after")))
+        run = world.replay(gate.life, store=store, gate=gate, concurrency=random.choice((1, 3)), random=Random(random.random()))
         runs.append((run, gate, asyncio.create_task(run.run())))
     await asyncio.sleep(random.uniform(0.0, 200.0))
     for run, gate, task in runs:
@@ -740,7 +757,7 @@ async def test_the_iterator_tells_where_the_run_stands_and_ends_with_the_whole()
     world = await prepared(fails_on(*POISON))
     tallies = [tally async for tally in iterated(world)]
     assert tallies[-1] == {
-        "total_rows": 3, "done_rows": 3, "replayed": 1, "failed_again": 1, "split": 1, "skipped": 0, "given_back": 0,
+        "total_rows": 3, "done_rows": 3, "replayed": 1, "sent": 0, "failed_again": 1, "split": 1, "skipped": 0, "given_back": 0,
     }  # fmt: skip
     assert [tally["done_rows"] for tally in tallies] == sorted(tally["done_rows"] for tally in tallies)
     assert len(tallies) >= 4
@@ -780,7 +797,14 @@ def iterated(world: World) -> Any:
     loop = cast("VirtualLoop", asyncio.get_running_loop())
     function = Function(FunctionSettings("f", "f", Path()), Worker(world, "w1", Gate("w1")))
     policy = Block.of(MAPPING, "cut")
-    return replay(world.journal, ANY, function, MAPPING, policy=policy, run="r", owner="w1", clock=loop.now, random=Random(1))
+    part = Part(Run("r", "ada", 0.0, Plan(ANY)), "w1", "ada", loop.now)
+
+    async def rows() -> dict[str, int]:
+        return (await listed(world.journal, world.store.runs, part.run))["m"]
+
+    return replay(
+        lambda told: Replay(world.store, part, rows, function, MAPPING, policy=policy, random=Random(1), report=told), asyncio.Event()
+    )
 
 
 @virtually
@@ -807,11 +831,11 @@ async def test_a_preview_counts_what_would_run_and_names_what_would_not() -> Non
     assert (nothing.total, nothing.first, nothing.ids) == (Count(0, 0), None, ())
 
 
-@pytest.mark.parametrize("limit", [None, 0, 1, PAGE_ROWS, PAGE_ROWS + 1, 5_000])
+@pytest.mark.parametrize("limit", [None, 0, 1, 200, 201, 5_000])
 @virtually
 async def test_pages_bring_every_row_once_however_many_are_of_one_time(limit: int | None) -> None:
     world = World(fails_on())
-    times = [0.0] * 3 + [1.0] * (3 * PAGE_ROWS) + [float(2 + n // 7) for n in range(2 * PAGE_ROWS)]
+    times = [0.0] * 3 + [1.0] * (3 * 200) + [float(2 + n // 7) for n in range(2 * 200)]
     ids = await world.keep(*(row_of(f"r{n}", time=time) for n, time in enumerate(times)))
     found = [page async for page in pages(world.journal, Selection(limit=limit))]
     assert [row.entry.id for page in found for row in page] == ids[:limit]
@@ -857,8 +881,14 @@ async def test_a_replay_over_the_real_store(tmp_path: Path) -> None:
         await world.keep(*(row_of(*row, time=float(n)) for n, row in enumerate(ROWS)))
         settings = replace(MAPPING, failure=replace(FAILURE, maximum_retry_attempts=0))
         function = Function(FunctionSettings("f", "f", Path()), Worker(world, "w1", Gate("w1")))
-        one: dict[str, Any] = {"run": "r", "owner": "w1", "clock": lambda: 1e9, "random": Random(1), "concurrency": 2}
-        run = Replay(world.journal, ANY, function, settings, policy=Block.of(settings, "cut"), **one)
+        planned = Run("r", "ada", 0.0, Plan(ANY))
+        assert await world.store.runs.put(planned)
+        part = Part(planned, "w1", "ada", lambda: 1e9, 2)
+
+        async def rows() -> dict[str, int]:
+            return (await listed(world.journal, world.store.runs, planned))["m"]
+
+        run = Replay(world.store, part, rows, function, settings, policy=Block.of(settings, "cut"), random=Random(1))
         assert await asyncio.wait_for(run.run(), 30.0) == Tally(total_rows=3, done_rows=3, replayed=1, failed_again=1, split=1)
         assert await world.states() == expected()
     finally:

@@ -12,12 +12,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
 
 from connectors.kafka import connector
+from connectors.kafka.destination import TopicOptions, kind
 from connectors.kafka.logins import login, reach
 from connectors.kafka.options import KafkaOptions, Sasl, Tls
 from poller.config.secrets import Secret
 from poller.errors import NotConnected
 from poller.protocols import Store
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
+from poller.testing.destinations import context, make_delivery
 from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import KafkaClient
 from tests.servers.kafka.secure import KEY_PASSWORD, PASSWORD, USER, KafkaSecure
@@ -106,6 +108,25 @@ async def test_any_host_with_a_certificate_of_the_authority(kafka_secure):
 async def test_one_server_of_several_is_enough(kafka_secure):
     made = options("127.0.0.1:1", bootstrap_servers=["127.0.0.1:1", kafka_secure.bootstrap])
     assert await reach(made, await login(made, BASE)) == kafka_secure.bootstrap
+
+
+async def test_a_destination_logs_in_as_a_source_does(kafka_secure, topic):
+    to = f"kafka://{kafka_secure.sasl}/{topic}"
+    for password in ("wrong-secret", PASSWORD):
+        made = TopicOptions(tls=trusting(kafka_secure), sasl=known("SCRAM-SHA-512", password))
+        destination = await kind.open(to, made, context(folder=BASE))
+        try:
+            if password == PASSWORD:
+                await destination.send(make_delivery())
+                assert [finding.level for finding in await kind.probe(to, made, context(folder=BASE))] == ["ok"]
+            else:
+                with pytest.raises(NotConnected, match="login refused") as caught:
+                    await destination.send(make_delivery())
+                assert caught.value.permanent and password not in str(caught.value)
+        finally:
+            await destination.aclose()
+    async with KafkaClient(kafka_secure.bootstrap) as client:
+        assert len(await client.read(topic, 2)) == 2
 
 
 # --- logins that are not --------------------------------------------------------------------------------------------------------------

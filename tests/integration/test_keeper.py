@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from poller.config import Config, load
-from poller.errors import PollerError
+from poller.errors import PollerError, StopError
 from poller.registry import Registry
 from poller.workers.keeper import Keeper
 from poller.workers.supervisor import Supervisor
@@ -86,3 +86,19 @@ async def test_a_reload_does_not_wait_for_ever_for_a_worker_that_does_not_answer
             await supervisor.reload()
         supervisor.stop()
         await task
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_a_stop_is_in_order_only_if_nobody_had_to_be_killed(config: Config, deaf: bool) -> None:
+    environ = {**os.environ, **({"DEAF": "yes"} if deaf else {})}
+    supervisor = Supervisor(config, Registry(), environ, program=UNWELL, closing=0.2 if deaf else 15.0)
+    started = asyncio.Event()
+    task = asyncio.create_task(supervisor.run(started.set))
+    async with asyncio.timeout(20):
+        await started.wait()
+        supervisor.stop()
+        if deaf:
+            with pytest.raises(StopError, match=r"^worker 1: killed by SIGKILL, worker 2: killed by SIGKILL$"):
+                await task
+        else:
+            await task

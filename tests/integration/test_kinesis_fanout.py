@@ -7,9 +7,11 @@ import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import md5
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -21,9 +23,9 @@ from connectors.kinesis.options import KinesisOptions
 from connectors.kinesis.pushes import MOST_BYTES
 from connectors.kinesis.source import open_source
 from connectors.sharded.dialect import Dialect
-from poller.model import Response
+from poller.model import Call, Response, Returned
 from poller.progress import ORIGIN
-from poller.protocols import Source
+from poller.protocols import Event, Source
 from poller.settings import Context
 from tests.integration.stream_workers import DONE, Element, Mapping, Script, Worker
 from tests.servers.fanout import DENIED, GONE, IN_USE, FanOutServer, event, fan_out_server
@@ -243,6 +245,44 @@ async def test_aggregates_are_taken_apart_as_when_they_are_polled(server: FanOut
         await worker.handled(2)
     assert script.seen == [str(number) for number in range(8)]
     assert server.asked["GetRecords"] == 0
+
+
+class Collecting(Script):
+    """Its state is the names of a window's records; `finals`: the states of windows that have ended, with their shards."""
+
+    def __init__(self) -> None:
+        super().__init__(name)
+        self.finals: list[tuple[str, list[str]]] = []
+
+    async def invoke(self, event: Event, call: Call) -> Response:
+        document, before = event.mapping(), len(self.seen)
+        await super().invoke(event, call)
+        names = [*document["state"].get("names", ()), *self.seen[before:]]
+        if document["isFinalInvokeForWindow"]:
+            self.finals.append((document["shardId"], names))
+        return Returned(orjson.dumps({"state": {"names": names}}))
+
+
+@pytest.mark.servers
+async def test_windows_of_pushed_shards_end_at_the_head_and_with_their_shard(server: FanOutServer, stream: Stream) -> None:
+    """Nothing comes after a window's records: that it is over is known from events without any, and from the shard's end."""
+    script, mapping = Collecting(), stream.mapping(server)
+    mapping.settings = replace(mapping.settings, tumbling_window=1)
+    await stream.put(10)
+    async with Worker(mapping, script) as worker:
+        await worker.until(lambda: sum(len(names) for _, names in script.finals) == 10)
+    assert server.asked["GetRecords"] == 0, "all of them were pushed"
+    await worker_gone(server)
+    mapping.settings = replace(mapping.settings, tumbling_window=900)
+    await stream.put(5)
+    async with Worker(mapping, script) as worker:
+        await worker.handled(5)
+        left, right = await stream.client.split(stream.name, FIRST)
+        await stream.put(5, left)
+        await worker.handled(10)
+        await stream.client.merge(stream.name, left, right)
+        await worker.until(lambda: left in {shard for shard, _ in script.finals})
+    assert [number for _, names in script.finals for number in names] == stream.sent
 
 
 # --- the line -------------------------------------------------------------------------------------------------------------------------

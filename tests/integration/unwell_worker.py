@@ -1,8 +1,10 @@
-"""A worker that lives, and never says how it is: its store is away. Run as `poller.workers.worker` is."""
+"""A worker that lives, and never says how it is: its store is away; with DEAF it does not stop either. Run as `poller.workers.worker`."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -26,4 +28,6 @@ async def main() -> None:
     await gone.wait()
 
 
+if "DEAF" in os.environ:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 asyncio.run(main())

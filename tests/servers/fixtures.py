@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.servers.aws import services
 from tests.servers.dynamodb.client import TablesClient
 from tests.servers.dynamodb.server import dynamodb_local
 from tests.servers.kafka import broker
@@ -181,3 +182,20 @@ def postgresql_own(_postgresql_own: PostgreSQL) -> PostgreSQL:
     """A PostgreSQL that a test may kill or pause, and leave so: the next one of its module finds it running, with the same data."""
     _postgresql_own.heal()
     return _postgresql_own
+
+
+@pytest.fixture(scope="session")
+def aws_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3, an SNS and an EventBridge, empty at first."""
+    with services(tmp_path_factory.mktemp("aws-services")) as url:
+        yield url
+
+
+@pytest.fixture
+def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nobody, for what takes them from the environment; none is looked for elsewhere."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

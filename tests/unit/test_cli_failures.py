@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from poller.cli import program
 from poller.cli.template import write
+from poller.fingerprint import fingerprint
 from poller.model import Entry, Fault, KeptRecord, RowState, Selection
+from poller.pages import pages
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 
@@ -196,3 +200,103 @@ async def _count(path: Path, state: RowState) -> int:
         return await store.journal.count(Selection(states=(state,)))
     finally:
         await store.aclose()
+
+
+# --- groups, keys, patterns, export -----------------------------------------------------------------------------------------------------
+
+TYPO = Fault("error", "KeyError", "'discuont'", ('File "app.py", line 3, in handle',))
+
+
+def grouped(name: str, fault: Fault | None, record: str = '{"messageId":"m","body":"{}"}', **fields: Any) -> Entry:
+    entry = make_entry(name, records=(KeptRecord(f"m-{name}", fields.pop("key", None), NOW, record.encode()),), identifiers=(), fault=fault)
+    return replace(entry, group=fingerprint(fault, entry.reason), mapping="first", **fields)
+
+
+@pytest.fixture
+def groups(journal: Path) -> Path:
+    """... and three more: one error twice, and one that is older than groups."""
+
+    async def fill() -> None:
+        store = await open_store(journal)
+        order = '{"messageId":"m","body":"{\\"kind\\":\\"order\\",\\"card\\":\\"4111\\"}"}'
+        more = [grouped("d1", TYPO, order, time=NOW - 50, key="k1"), grouped("d2", TYPO, time=NOW - 40), grouped("d3", TYPO, time=NOW - 30)]
+        await store.journal.append([*more[:2], replace(more[2], group="")])
+        await store.aclose()
+
+    asyncio.run(fill())
+    return journal
+
+
+def test_groups_are_the_largest_first(groups: Path) -> None:
+    lines = run("failures", "groups").stdout.splitlines()
+    assert lines[0].split() == ["GROUP", "FAILURES", "RECORDS", "FIRST", "LAST", "MAPPINGS", "SAMPLE", "ERROR"]
+    assert lines[1].split()[:3] == [fingerprint(TYPO)[:12], "3", "3"] and "KeyError: 'discuont'" in lines[1]
+    assert "never invoked: RetryAttemptsExhausted" in run("failures", "groups").stdout
+    assert run("failures", "groups", "--limit", "1").stdout.endswith("... and 3 more; --limit shows more of them\n")
+    first = json.loads(run("failures", "groups", "--json", "--mapping", "first").stdout.splitlines()[0])
+    assert (first["group"], first["failures"], first["sample"], first["mappings"]) == (fingerprint(TYPO), 3, "d3", ["first"])
+    assert run("failures", "groups", "--state", "replayed").stdout == "no failures\n"
+    assert run("failures", "groups", "--pattern", '{"body":["x"]}').exit_code == 2
+
+
+def test_a_group_a_key_and_a_pattern_select(groups: Path) -> None:
+    group = fingerprint(TYPO)
+    assert rows("--group", group[:6]) == ["d1", "d2", "d3"]
+    assert rows("--group", group, "--key", "k1") == rows("--key", "k1") == ["d1"]
+    assert rows("--pattern", '{"body": {"kind": ["order"]}}') == ["d1"]
+    assert rows("--pattern", '{"messageId": ["m"]}', "--limit", "2") == ["d1", "d2"]
+    assert run("failures", "list", "--pattern", '{"messageId": ["m"]}', "--limit", "2").stdout.endswith(
+        "... and more; --limit shows more of them\n"
+    )
+    assert run("failures", "list", "--pattern", "{").exit_code == 2
+    assert run("failures", "drop", "--pattern", '{"body": {"kind": ["order"]}}', "--yes").stdout == "1 failure dropped\n"
+    assert run("failures", "drop", "--group", group, "--yes").stdout == "2 failures dropped\n"
+    assert rows() == [*IDS]
+
+
+def test_an_export_is_whole_rows(groups: Path, tmp_path: Path) -> None:
+    lines = run("failures", "export", "--state", "any").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [*IDS, "d1", "d2", "d3"]
+    third = json.loads(lines[2])
+    assert third["event"] == {"Records": [{"messageId": "m3", "body": "hush"}]}
+    assert third["items"] == [{"id": "m3", "key": None, "arrival": NOW}]
+    result = run("failures", "export", "--key", "k1", "--output", "out.jsonl")
+    assert (result.stdout, result.stderr) == ("", "1 failure exported\n")
+    (line,) = Path("out.jsonl").read_text().splitlines()
+    assert (json.loads(line)["id"], Path("out.jsonl").stat().st_mode & 0o777) == ("d1", 0o600)
+    assert run("failures", "export", "--output", "none/out.jsonl").exit_code == 1
+    assert run("failures", "export", "ff").exit_code == 1
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def test_what_is_redacted_is_seen_only_when_asked_for(groups: Path) -> None:
+    config = groups.parent.parent / "poller.toml"
+    config.write_text(config.read_text().replace("[mappings.first]", '[mappings.first]\nredact = ["body.card"]'))
+    for command in (("show", "d1", "--payload"), ("show", "d1", "--payload", "--json"), ("export", "d1")):
+        shown = run("failures", *command).stdout
+        assert "4111" not in shown and "***" in shown and "order" in shown
+        assert "4111" in run("failures", *command, "--unredacted").stdout
+    assert rows("--pattern", '{"body": {"card": ["4111"]}}') == ["d1"]
+
+
+def test_many_failures_are_a_few_in_memory(journal: Path) -> None:
+    """Forty megabytes go out, and a fraction of them is held at once."""
+
+    async def fill() -> None:
+        store = await open_store(journal)
+        text = json.dumps({"messageId": "m", "body": "x" * 1_000_000})
+        for n in range(40):
+            await store.journal.append([grouped(f"e{n:03}", TYPO, text, time=NOW)])  # of one time, all of them
+        await store.aclose()
+
+    asyncio.run(fill())
+
+    async def read() -> list[int]:
+        store = await open_store(journal)
+        sizes = [len(page) async for page in pages(store.journal, Selection(states=()))]
+        await store.aclose()
+        return sizes
+
+    sizes = asyncio.run(read())
+    assert sum(sizes) == 43
+    assert max(sizes[1:]) <= 10

@@ -10,10 +10,10 @@ import pytest
 
 from poller.config import Address, MappingConfig, handler_kind, load
 from poller.config.reference import render
-from poller.config.schema import BackoffTable, FunctionTable, MappingTable, PollerTable
+from poller.config.schema import BackoffTable, BreakerTable, FunctionTable, MappingTable, PollerTable
 from poller.model import MAXIMUM_EVENT_BYTES
 from poller.registry import Registry
-from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
+from poller.settings import Backoff, Batching, BreakerSettings, FailureSettings, FunctionSettings, MappingSettings
 from tests.unit.test_config_parts import (
     ENVIRON,
     FIFO,
@@ -77,6 +77,7 @@ stream = "orders"
             backoff_set=True,
         ),
         width=4,
+        breaker=BreakerSettings(),
         safe=True,
     )
     made = config.mappings["orders"]
@@ -249,7 +250,7 @@ def test_the_reference_lists_every_key_with_its_sentence() -> None:
     text = render({"sqs": QueueOptions})
     rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in text.split("\n") if row.startswith("| `")]
     keys = [cells[0].strip("`") for cells in rows]
-    tables = (PollerTable, FunctionTable, MappingTable, BackoffTable, QueueOptions)
+    tables = (PollerTable, FunctionTable, MappingTable, BackoffTable, BreakerTable, QueueOptions)
     assert keys == [name for table in tables for name in table.__struct_fields__]
     for cells in rows[: -len(QueueOptions.__struct_fields__)]:
         assert len(cells) == 4 and all(cells), cells

@@ -14,7 +14,7 @@ import pytest
 from poller.config import Config, load
 from poller.errors import ConfigError
 from poller.registry import Registry
-from poller.settings import FunctionSettings, Traits
+from poller.settings import DestinationTraits, FunctionSettings, Traits
 
 
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +81,29 @@ class FleetKind:
             raise ConfigError(["no host", "no table"])
 
 
+class TopicOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be said of a topic."""
+
+    password: str = ""
+    size: int = 1
+
+
+class TopicKind:
+    """A kind of destination. Its queues are those of the connector above."""
+
+    options = TopicOptions
+
+    def traits(self, to: str, options: TopicOptions) -> DestinationTraits:
+        if options.size > 9:
+            raise ConfigError([f"size {options.size} is too large for {to}"])
+        return DestinationTraits(identity=to if to.startswith("arn:") else "", maximum_bytes=None if to.startswith("acme:") else 1024)
+
+
 PARTS: dict[str, dict[str, Any]] = {
     "poller.connectors": {"sqs": QueueConnector(), "local-stream": StreamConnector()},
     "poller.handlers": {"python": handler_part, "inline": handler_part, "acme": AcmeKind()},
     "poller.stores": {"fleet": FleetKind()},
+    "poller.destinations": {"acme": TopicKind(), "https": TopicKind(), "sqs": TopicKind(), "file": TopicKind()},
 }
 
 
@@ -152,4 +171,8 @@ def test_the_shared_parts_are_found_like_any_others() -> None:
         ("inline", "esm-poller", ""),
         ("python", "esm-poller", ""),
         ("fleet", "esm-poller", ""),
+        ("acme", "esm-poller", ""),
+        ("file", "esm-poller", ""),
+        ("https", "esm-poller", ""),
+        ("sqs", "esm-poller", ""),
     ]

@@ -24,9 +24,10 @@ from tests.unit.test_config_parts import (
 )
 
 KEYS = (
-    "batch_size, bisect_batch_on_function_error, defaults, enabled, filters, function, function_response_types, id, log_filtered, "
-    "maximum_batching_window, maximum_concurrency, maximum_receive_count, maximum_record_age, maximum_retry_attempts, "
-    "parallelization_factor, retry_backoff, source, tumbling_window"
+    "aws_exact, batch_size, bisect_batch_on_function_error, circuit_breaker, defaults, enabled, filters, function, "
+    "function_response_types, id, log_filtered, maximum_batching_window, maximum_concurrency, maximum_receive_count, "
+    "maximum_record_age, maximum_retry_attempts, on_failure, on_success, parallelization_factor, redact, retry_backoff, source, "
+    "tumbling_window"
 )
 
 BAD_KEYS = [
@@ -38,7 +39,7 @@ BAD_KEYS = [
     ),
     ("filters = [1]", ".filters.0] found 1; allowed a string or a table"),
     ("log_filtered = 0", ".log_filtered] found 0; allowed a whole number, at least 1"),
-    ('on_failure = ["s3://x"]', f".on_failure] found an unknown key; allowed {KEYS}"),
+    ("on_failure = [1]", ".on_failure] found a list; allowed a string or a table or a list, each a string or a table"),
     ("window = 1", f".window] found an unknown key; allowed {KEYS}"),
     ("batch_size = 0", ".batch_size] found 0; allowed a whole number, at least 1"),
     ("batch_size = true", ".batch_size] found true; allowed a whole number, at least 1"),
@@ -278,12 +279,12 @@ def test_a_bad_source(complain: Complain, lines: str, line: int, sentence: str) 
 BAD_DAEMON = [
     (
         'Log = "json"',
-        'Log] found an unknown key; allowed defaults, journal, leases, listen, log, log_level, shutdown_grace, store, workers; did you mean "log"?',  # noqa: E501
+        'Log] found an unknown key; allowed defaults, journal, journal_maximum_size, journal_retention, leases, listen, log, log_level, shutdown_grace, store, workers; did you mean "log"?',  # noqa: E501
     ),
     ('log = "xml"', 'log] found "xml"; allowed "auto" or "text" or "json"'),
     (
         "processes = 2",
-        "processes] found an unknown key; allowed defaults, journal, leases, listen, log, log_level, shutdown_grace, store, workers",
+        "processes] found an unknown key; allowed defaults, journal, journal_maximum_size, journal_retention, leases, listen, log, log_level, shutdown_grace, store, workers",  # noqa: E501
     ),
     ("workers = 0", 'workers] found 0; allowed a whole number, at least 1 or "auto"'),
     ('workers = "2"', 'workers] found "2"; allowed a whole number, at least 1 or "auto"'),
@@ -460,7 +461,8 @@ JUNK = st.sampled_from(
         '"env:EMPTY"',
     ]
 )
-DAEMON_KEYS = ["store", "leases", "journal", "listen", "defaults", "shutdown_grace", "log", "log_level", "workers", "x"]
+JOURNAL_KEYS = ["journal", "journal_retention", "journal_maximum_size"]
+DAEMON_KEYS = ["store", "leases", *JOURNAL_KEYS, "listen", "defaults", "shutdown_grace", "log", "log_level", "workers", "x"]
 FUNCTION_KEYS = ["handler", "code", "timeout", "memory", "concurrency", "environment", "inline", "python", "type", "options", "x"]
 MAPPING_KEYS = [*KEYS.split(", "), "x"]
 

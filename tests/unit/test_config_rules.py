@@ -166,6 +166,16 @@ AWS = 'allowed under defaults = "aws":'
         (STREAM, ["maximum_retry_attempts = 10000"], []),
         (STREAM, ["parallelization_factor = 11"], [f"5: [mappings.m.parallelization_factor] found 11; {AWS} 1 to 10"]),
         (STREAM, ["parallelization_factor = 10"], []),
+        # Recorded on AWS: "Unsupported DestinationConfig parameter for given event source mapping type".
+        (
+            QUEUE,
+            ['on_failure = "acme:a"'],
+            [f"5: [mappings.m.on_failure] found a destination of a queue; {AWS} none: a queue names its dead-letter queue itself"],
+        ),
+        (STREAM, ['on_success = "acme:a"'], [f"5: [mappings.m.on_success] found a destination; {AWS} none"]),
+        (STREAM, ['on_failure = ["acme:a", "acme:b"]'], [f"5: [mappings.m.on_failure] found 2 destinations; {AWS} one"]),
+        (STREAM, ['on_failure = ["acme:a"]'], []),
+        (QUEUE, ["on_failure = []"], []),
     ],
 )
 def test_the_limits_of_aws_hold_under_aws(read: Read, complain: Complain, source: str, lines: list[str], problems: list[str]) -> None:

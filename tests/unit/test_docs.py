@@ -17,7 +17,7 @@ from poller.cli import program
 from poller.cli.template import CONFIG, FUNCTION
 from poller.config import load
 from poller.config.reference import render
-from poller.registry import CONNECTORS, Registry
+from poller.registry import CONNECTORS, DESTINATIONS, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 README, FIDELITY, PROMISES, CHANGELOG = (ROOT / name for name in ("README.md", "FIDELITY.md", "PROMISES.md", "CHANGELOG.md"))
@@ -126,9 +126,10 @@ def test_every_promise_has_a_test() -> None:
 
 @cache
 def keys() -> set[str]:
-    """Every key of the file, those of installed sources included."""
+    """Every key of the file, those of installed sources and destinations included."""
     registry = Registry()
-    reference = render({name: registry.connector(name).options for name in registry.names(CONNECTORS)})
+    destinations = {name: registry.destination(name).options for name in registry.names(DESTINATIONS)}
+    reference = render({name: registry.connector(name).options for name in registry.names(CONNECTORS)}, destinations)
     return set(re.findall(r"^\| `(\w+)` \|", reference, re.MULTILINE))
 
 
@@ -174,8 +175,13 @@ def commands(document: Path) -> Iterator[str]:
 def wrong(call: str) -> str:
     """What in this call of poller is not there, or ""."""
     words, command = shlex.split(call), click.Context(program).command
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        found = command.get_command(click.Context(command), words[0])
+    while isinstance(command, click.Group) and words:
+        found = None if words[0].startswith("-") else command.get_command(click.Context(command), words[0])
+        if found is None and (default := getattr(command, "default", None)) is not None:
+            command = default
+            break
+        if words[0].startswith("-"):
+            break
         if found is None:
             return f"poller {call}: there is no {words[0]}"
         command, words = found, words[1:]

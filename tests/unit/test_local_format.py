@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.local.feed import _draft
+from connectors.local.feed import draft
 from connectors.local.format import Entry, EntryFormat, Message, MessageFormat
 from poller.feed import Item
 from poller.model import MAXIMUM_EVENT_BYTES
@@ -62,7 +62,7 @@ def shape(value):
 
 
 def message(item: Item, fifo: bool, receives=1, earlier=0, origin=None, id=7) -> Message:
-    made = _draft(0, item, fifo)
+    made = draft(0, item, fifo)
     return Message(
         *(id, receives, earlier, 1545082649.185, 1545082649.1834, 1545082649.185, made.message_id, made.body, made.md5, made.size),
         *(made.attributes, made.attributes_md5, made.group, made.deduplication or (made.message_id if fifo else None), origin),

@@ -131,6 +131,17 @@ def test_a_mapping_without_a_source_or_a_function_that_is_there(case: Case, tmp_
     assert ("source" if without_source else 'the function "unknown", which does not exist') in problem
 
 
+@recorded("refused destinations")
+def test_a_queue_has_no_destination_of_its_own(case: Case, tmp_path: Path) -> None:
+    """As long as it is to mean what it means on AWS."""
+    assert case["expect"]["message"] == "Unsupported DestinationConfig parameter for given event source mapping type."
+    text = of(case).replace("source =", 'on_failure = "arn:aws:sqs:eu-central-1:123456789012:failed"\nsource =')
+    with pytest.raises(ConfigError) as caught:
+        configured(tmp_path, text)
+    (problem,) = caught.value.problems
+    assert "[mappings.m.on_failure]" in problem
+
+
 @recorded("twice")
 def test_one_mapping_of_a_source_to_a_function(case: Case, tmp_path: Path) -> None:
     expect = case["expect"].get("second", case["expect"])

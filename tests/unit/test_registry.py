@@ -17,7 +17,7 @@ import pytest
 
 from poller import API
 from poller.errors import PluginError
-from poller.registry import CONNECTORS, HANDLERS, STORES, Distribution, Listing, Registry, check_installation
+from poller.registry import CONNECTORS, DESTINATIONS, HANDLERS, STORES, Distribution, Listing, Registry, check_installation
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -44,7 +44,7 @@ ACME = SimpleNamespace(name="acme-poller", version="2.0")
 
 
 def registry(connectors: Iterable[Point] = (), handlers: Iterable[Point] = (), stores: Iterable[Point] = ()) -> Registry:
-    groups: Mapping[str, list[Point]] = {CONNECTORS: list(connectors), HANDLERS: list(handlers), STORES: list(stores)}
+    groups: Mapping[str, list[Point]] = {CONNECTORS: list(connectors), HANDLERS: list(handlers), STORES: list(stores), DESTINATIONS: []}
     return Registry(entry_points_source=lambda group: groups[group])
 
 
@@ -172,6 +172,10 @@ def test_every_part_of_this_distribution_is_there() -> None:
     for name in parts.names(STORES):
         kind = parts.store(name)
         assert kind.shared and callable(kind.check) and callable(kind.ledger) and callable(kind.store)
+    for name in parts.names(DESTINATIONS):
+        destination = parts.destination(name)
+        assert issubclass(destination.options, msgspec.Struct)
+        assert callable(destination.traits) and callable(destination.open) and callable(destination.probe)
 
 
 # --- is this our installation? -----------------------------------------------------------------------------------------------------

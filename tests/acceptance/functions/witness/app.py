@@ -1,6 +1,8 @@
 """A function that testifies: a line in the file named by OUT when an invocation begins, and one when it ends. It does what bodies ask for.
 
 A body is JSON with `do`, and `n` to know it by; anything else is simply good. SLOW: seconds that each invocation takes.
+BROKEN: a file; while it is there every invocation fails.
+GATE: a file that a "wait" record's invocation waits for.
 TURNS: a file as long as the number of invocations of a "fail-in-turn" record that may come to their end.
 KILL: "1,3": which invocations of a failing record kill the daemon instead of failing (counted from 1, over all lives).
 """
@@ -101,6 +103,11 @@ def hang_once(event: dict[str, Any], context: Any) -> None:
         signal.pause()
 
 
+def wait(event: dict[str, Any], context: Any) -> None:
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.005)
+
+
 def exit_0(event: dict[str, Any], context: Any) -> None:
     sys.exit(0)
 
@@ -145,6 +152,7 @@ DEEDS = {
     "fail-in-turn": fail_in_turn,
     "hang": hang,
     "hang-once": hang_once,
+    "wait": wait,
     "exit-0": exit_0,
     "exit-1": exit_1,
     "die": die,
@@ -157,6 +165,8 @@ DEEDS = {
 def handle(event: dict[str, Any], context: Any) -> Any:
     testify("begun", event, context)
     time.sleep(float(os.environ.get("SLOW", "0")))
+    if os.path.exists(os.environ.get("BROKEN", "")):
+        raise ConnectionError("no route to the database")
     result = None
     for record in records(event):
         deed = DEEDS.get(wish(body(record)))

@@ -1,0 +1,101 @@
+"""A bucket of S3 as a destination: `arn:aws:s3:::<bucket>`, or `s3://<bucket>/<prefix>`. Vendor-free.
+
+Objects have AWS's names (`poller.invocation.key`), below the prefix if there is one, and hold the event whatever its size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from connectors.aws.destination import ANOTHER, AwsDestination, AwsKind, Call, SystemTraits
+from connectors.aws.options import Address, SendOptions
+from poller.errors import ConfigError
+from poller.invocation import key
+from poller.model import Delivery
+from poller.settings import DestinationContext, DestinationTraits, Finding
+
+if TYPE_CHECKING:
+    from poller.permissions import Needed, Somewhere
+
+_ARN = re.compile(r"arn:(?P<partition>[\w-]+):s3:::(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
+_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
+
+
+class _Buckets:
+    """See `connectors.aws.destination.System`."""
+
+    traits = SystemTraits("s3", "S3 bucket", "s3:PutObject", carried=True, looking="s3:ListBucket", inside="/*")
+
+    def address(self, to: str) -> Address:
+        """`name` is the bucket, with the prefix behind it."""
+        found = _ARN.fullmatch(to) or _URL.fullmatch(to)
+        if found is None:
+            raise ConfigError(f"{to!r} names no bucket; write arn:aws:s3:::<bucket>, or s3://<bucket>/<prefix>")
+        parts = found.groupdict()
+        name = f"{parts['bucket']}/{parts['prefix']}" if parts["prefix"] else parts["bucket"]
+        partition = parts.get("partition") or "aws"
+        return Address(f"arn:{partition}:s3:::{name}", partition, "", "", name)
+
+    def send(self, address: Address, endpoint: str, delivery: Delivery, context: DestinationContext, text: str) -> Call:  # noqa: ARG002
+        bucket, name = _object(address, delivery, context)
+        return Call("PutObject", {"Bucket": bucket, "Key": name, "Body": text.encode(), "ContentType": "application/json"})
+
+    def refused(self, operation: str, answer: Mapping[str, Any]) -> tuple[str, str] | None:
+        return None if operation != "PutObject" or answer.get("ETag") else ("NotAnswered", ANOTHER)
+
+    def look(self, address: Address, endpoint: str) -> Call:  # noqa: ARG002
+        return Call("HeadBucket", {"Bucket": address.name.partition("/")[0]})
+
+
+def _object(address: Address, delivery: Delivery, context: DestinationContext) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, prefix = address.name.partition("/")
+    name = key(delivery, context.mapping.id)
+    return bucket, f"{prefix}/{name}" if prefix else name
+
+
+class Bucket:
+    """What is sent to one bucket; a `poller.protocols.Placing`."""
+
+    def __init__(self, destination: AwsDestination, address: Address, context: DestinationContext) -> None:
+        self._destination, self._address, self._context = destination, address, context
+        self.send, self.aclose = destination.send, destination.aclose
+
+    def __repr__(self) -> str:
+        return f"<Bucket {self._address.name}>"
+
+    def place(self, delivery: Delivery) -> str:
+        return "s3://" + "/".join(_object(self._address, delivery, self._context))
+
+
+class BucketKind:
+    """See `poller.settings.DestinationKind`."""
+
+    options: type[msgspec.Struct] = SendOptions
+
+    def __init__(self) -> None:
+        self._system = _Buckets()
+        self._kind = AwsKind(self._system)
+
+    def __repr__(self) -> str:
+        return "<BucketKind>"
+
+    def traits(self, to: str, options: SendOptions) -> DestinationTraits:
+        return self._kind.traits(to, options)
+
+    def permissions(self, to: str, options: SendOptions, place: Somewhere) -> Needed:
+        """See `poller.permissions.DestinationPermissions`."""
+        return self._kind.permissions(to, options, place)
+
+    async def open(self, to: str, options: SendOptions, context: DestinationContext) -> Bucket:
+        return Bucket(await self._kind.open(to, options, context), self._system.address(to), context)
+
+    async def probe(self, to: str, options: SendOptions, context: DestinationContext) -> list[Finding]:
+        return await self._kind.probe(to, options, context)
+
+
+kind = BucketKind()

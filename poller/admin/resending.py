@@ -1,0 +1,54 @@
+"""Where a replay sends rows instead of invoking: back into their source, or to a destination."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from poller.config import MappingConfig
+from poller.config.destinations import destination
+from poller.delivery import Opening, opened
+from poller.errors import ConfigError
+from poller.feed import Feed, Returning
+from poller.functions import Function
+from poller.model import Delivery, Entry
+from poller.replay.sending import sending
+
+SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class Resending:
+    """`to` is SOURCE, the address of a destination, or the name of one of the mapping's."""
+
+    opening: Opening
+    to: str
+
+    async def function(self, mapping: MappingConfig, at_once: int, stack: AsyncExitStack) -> Function:
+        """What the rows of this mapping run with; what it opens is closed by the stack.
+
+        Raises ConfigError where nothing can be sent there, NotConnected, PluginError."""
+        return self._source(mapping, at_once) if self.to == SOURCE else await self._destination(mapping, at_once, stack)
+
+    def _source(self, mapping: MappingConfig, at_once: int) -> Function:
+        connector: Any = self.opening.registry.connector(mapping.type) if mapping.type else None
+        if not isinstance(connector, Feed) or not isinstance(connector, Returning):
+            what = f"its source, of type {mapping.type!r}," if connector is not None else "its source, which is not configured any more,"
+            raise ConfigError(f"mapping {mapping.settings.name}: {what} cannot be written to from here; name the address of a destination")
+
+        async def put(entry: Entry) -> None:
+            await connector.put(mapping.options, self.opening, [connector.item(record) for record in entry.records])
+
+        return sending(put, f"the source of {mapping.settings.name}", at_once)
+
+    async def _destination(self, mapping: MappingConfig, at_once: int, stack: AsyncExitStack) -> Function:
+        own = [each for each in mapping.destinations if each.name == self.to]
+        config = own[0] if own else destination(self.to, self.opening.registry)
+        whole = await stack.enter_async_context(opened(self.opening, mapping, config))
+        clock = self.opening.clock
+
+        async def send(entry: Entry) -> None:
+            await whole.send(Delivery(0, entry.id, config.name, "failure", entry, due=clock()))
+
+        return sending(send, config.shown, at_once)

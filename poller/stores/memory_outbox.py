@@ -1,0 +1,55 @@
+"""The outbox in memory, beside the journal in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import count, islice
+
+from poller.model import Delivery, Waiting
+
+
+class MemoryOutbox:
+    """`poller.protocols.Outbox`."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._kept: dict[int, Delivery] = {}
+
+    def post(self, deliveries: Iterable[Delivery]) -> None:
+        """Put deliveries into it, in one step with whatever the caller does without a wait."""
+        for each in deliveries:
+            number = next(self._numbers)
+            self._kept[number] = replace(each, number=number, attempts=0, error="")
+
+    async def put(self, deliveries: Sequence[Delivery]) -> None:
+        for each in deliveries:
+            if (_key(each), "success") not in ((_key(kept), kept.outcome) for kept in self._kept.values()):
+                self.post((each,))
+
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+        meant = (each for each in self._kept.values() if (each.entry.mapping, each.destination) == (mapping, destination))
+        return list(islice((each for each in meant if each.due <= now), limit))
+
+    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+        if due is None:
+            self._kept.pop(number, None)
+        elif number in self._kept:
+            each = self._kept[number]
+            self._kept[number] = replace(each, attempts=each.attempts + 1, due=due, error=error)
+
+    async def waiting(self) -> Sequence[Waiting]:
+        lines: dict[tuple[str, str], list[Delivery]] = {}
+        for each in self._kept.values():
+            lines.setdefault((each.entry.mapping, each.destination), []).append(each)
+        return [_line(mapping, destination, lines[mapping, destination]) for mapping, destination in sorted(lines)]
+
+
+def _key(each: Delivery) -> tuple[str, str, str]:
+    return each.id, each.entry.mapping, each.destination
+
+
+def _line(mapping: str, destination: str, kept: Sequence[Delivery]) -> Waiting:
+    failed = next((each for each in kept if each.attempts), None)
+    last = (failed.attempts, failed.error) if failed is not None else (0, "")
+    return Waiting(mapping, destination, len(kept), kept[0].entry.time, *last)

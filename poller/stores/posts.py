@@ -1,0 +1,67 @@
+"""What an outbox keeps of a batch, as bytes; and which deliveries a failure in the journal makes. Pure.
+
+A delivery holds the batch as it failed: what becomes of the journal's row meanwhile (replayed, dropped, removed) changes nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from poller.errors import StoreError
+from poller.failure import identity
+from poller.model import Delivery, Entry, Fault, KeptRecord
+
+
+def text(value: str) -> str:
+    """The value as UTF-8 can keep it: half surrogates, which a function's error may contain, are written out as \\udc80."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def encode(entry: Entry) -> bytes:
+    """MessagePack."""
+    try:
+        return msgspec.msgpack.encode(entry)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(_clean(entry))
+
+
+def decode(id: str, content: bytes) -> Entry:
+    """Fields that an older version did not know have their defaults. Raises StoreError, which names the delivery `id`."""
+    try:
+        return msgspec.msgpack.decode(content, type=Entry)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the delivery {id} in the outbox is damaged ({error}): restore a backup of the store") from error
+
+
+def posted(entry: Entry, places: Sequence[int], again: bool = False) -> list[Delivery]:
+    """One for each destination of a failure, of which the records at `places` were added to the journal, or kept again.
+
+    Due at once. `again`: its row was there already; then the delivery has an id of its own, for it is another failure to a receiver.
+    """
+    if not entry.destinations:
+        return []
+    if len(places) < len(entry.records):
+        records = tuple(entry.records[place] for place in places)
+        identifiers = tuple(entry.identifiers[place] for place in places) if entry.identifiers else ()
+        entry = replace(entry, records=records, identifiers=identifiers)
+    name = identity(entry.id, "again", repr(entry.time), [record.id for record in entry.records]) if again else entry.id
+    return [Delivery(0, name, destination, "failure", entry, due=entry.time) for destination in entry.destinations]
+
+
+def _clean(entry: Entry) -> Entry:
+    fault = entry.fault
+    if fault is not None:
+        fault = Fault(fault.kind, text(fault.type), text(fault.message), tuple(map(text, fault.trace)), fault.unhandled)
+    return replace(
+        entry,
+        fault=fault,
+        first=text(entry.first),
+        last=text(entry.last),
+        identifiers=tuple(map(text, entry.identifiers)),
+        records=tuple(
+            KeptRecord(text(each.id), None if each.key is None else text(each.key), each.arrival, each.json) for each in entry.records
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Redaction: what a path leads to is hidden, whatever else the record holds stays; what cannot be looked into is hidden whole."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.errors import ConfigError
+from poller.model import Entry, KeptRecord
+from poller.redaction import HIDDEN, path, redacted
+from poller.settings import Filterable, RedactionSettings
+from poller.testing.journals import make_entry
+from poller.testing.laws import require
+from poller.testing.strategies import laws
+
+QUEUE = Filterable(keys=("body",), data="body")
+STREAM = Filterable(keys=("data",), data="data", inside=("kinesis", "data"), encoding="base64")
+CARD = {"kind": "order", "card": {"number": "4111", "holder": "A"}, "items": [{"card": 1}, {"card": 2}, {"free": True}]}
+
+
+def entry(*records: bytes) -> Entry:
+    return make_entry("f1", records=tuple(KeptRecord(f"m{n}", None, 1.0, record) for n, record in enumerate(records)), identifiers=())
+
+
+def hide(record: Any, *paths: str, over: Filterable | None = QUEUE) -> Any:
+    """What is left of a record, as JSON."""
+    text = record if isinstance(record, bytes) else json.dumps(record).encode()
+    return json.loads(redacted(entry(text), RedactionSettings(tuple(map(path, paths)), over)).records[0].json)
+
+
+def test_a_path_leads_into_the_data() -> None:
+    left = hide({"messageId": "m", "body": json.dumps(CARD)}, "body.card.number", "$.body.items.card")
+    assert left["messageId"] == "m"
+    assert json.loads(left["body"]) == {
+        "kind": "order",
+        "card": {"number": HIDDEN, "holder": "A"},
+        "items": [{"card": HIDDEN}, {"card": HIDDEN}, {"free": True}],
+    }
+
+
+def test_base64_is_looked_into_and_stays_base64() -> None:
+    record = {"kinesis": {"data": b64encode(json.dumps(CARD).encode()).decode(), "partitionKey": "k"}}
+    left = hide(record, "kinesis.data.card", over=STREAM)
+    assert left["kinesis"]["partitionKey"] == "k"
+    assert json.loads(b64decode(left["kinesis"]["data"])) == {**CARD, "card": HIDDEN}
+
+
+@pytest.mark.parametrize(
+    ("record", "paths", "expected"),
+    [
+        ({"body": "plain text with 4111"}, ["body.card"], {"body": HIDDEN}),
+        ({"body": '{"card": "4111"}'}, ["body"], {"body": HIDDEN}),
+        ({"body": '{"a": {"x": 1}, "b": {"x": 2}, "c": 3}'}, ["body.*.x"], {"body": '{"a":{"x":"***"},"b":{"x":"***"},"c":3}'}),
+        ({"other": 1}, ["body.card"], {"other": 1}),
+        ({"body": None}, ["body.card"], {"body": None}),
+        (b"\xff no JSON at all", ["body.card"], HIDDEN),
+        ({"body": "{}", "attributes": {"SenderId": "A"}}, ["*.SenderId"], {"body": "{}", "attributes": {"SenderId": HIDDEN}}),
+    ],
+    ids=["text", "all of it", "any key", "absent", "nothing", "no JSON", "beside the data"],
+)  # fmt: skip
+def test_what_is_hidden(record: Any, paths: list[str], expected: Any) -> None:
+    left = hide(record, *paths)
+    if isinstance(left, dict) and isinstance(left.get("body"), str) and left["body"].startswith("{"):
+        left, expected = ({**each, "body": json.loads(each["body"])} for each in (left, expected))
+    assert left == expected
+
+
+def test_bytes_that_may_hold_anything_are_hidden_whole() -> None:
+    record = {"kinesis": {"data": b64encode(b"\xff\xfe4111").decode()}}
+    assert b"4111" not in b64decode(hide(record, "kinesis.data.card", over=STREAM)["kinesis"]["data"])
+
+
+def test_without_anything_to_hide_an_entry_stays_itself() -> None:
+    whole = entry(b'{ "body" : "{}" }', b"{}")
+    assert redacted(whole, None) is whole
+    assert redacted(whole, RedactionSettings((("body", "card"),), QUEUE)) is whole
+
+
+@pytest.mark.parametrize("text", ["", "$", "body..card", ".body", "body."])
+def test_a_path_is_keys(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no path"):
+        path(text)
+
+
+leaves = st.none() | st.integers() | st.text(max_size=4)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), values), st.lists(st.sampled_from("abc*"), min_size=1, max_size=3))
+@laws(300)
+def test_nothing_is_left_where_a_path_leads(record: dict[str, Any], keys: list[str]) -> None:
+    left = hide(record, ".".join(keys), over=None)
+    require(all(value == HIDDEN for value in _at(left, keys)), f"{'.'.join(keys)} of {record} left {left}")
+    require(hide(left, ".".join(keys), over=None) == left, "hiding twice is hiding once")
+
+
+def _at(value: Any, keys: list[str]) -> list[Any]:
+    if isinstance(value, list):
+        return [found for item in value for found in _at(item, keys)] if keys else [value]
+    if not keys:
+        return [value]
+    if not isinstance(value, dict):
+        return []
+    names = [*value] if keys[0] == "*" else [key for key in keys[:1] if key in value]
+    return [found for name in names for found in _at(value[name], keys[1:])]
