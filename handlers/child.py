@@ -6,7 +6,7 @@ Lambda's variables. A frame is 4 bytes of length, big-endian, then so many bytes
     request   {"id": request id, "deadline": epoch seconds, "event": ...}
     answer    "i"                   loaded, ready for requests
               "r" + JSON            the function's result
-              "f" + {"kind", "type", "message", "trace"}      a Fault; after one of kind "init" the process ends
+              "f" + {"kind", "type", "message", "trace", "recordIndex"}      a Fault; after one of kind "init" the process ends
 
 Only one request is under way at a time. The pipes are not stdin and stdout: what the function prints cannot break the protocol. Inline
 handlers import the context, the loading and the faults from here, so that they are the same in both.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 OURS = ("poller", "connectors", "handlers")
 MAXIMUM_RESULT_BYTES = 6_291_556  # 6 MiB + 100 bytes, as Lambda's runtime API
-MAXIMUM_TEXT = 256 * 1024  # characters of an error's message
+MAXIMUM_TEXT, MAXIMUM_INDEX = 256 * 1024, 1 << 20  # characters of an error's message; places that an event may have
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _STANDARD = os.path.dirname(os.__file__)
@@ -138,11 +138,15 @@ def _shown(places: tuple[tuple[CodeType, int], ...]) -> tuple[str, ...]:
     return tuple(line.rstrip("\n").encode("utf-8", "replace").decode("utf-8") for line in traceback.format_list(entries))
 
 
-def described(error: BaseException) -> tuple[str, str, tuple[str, ...]]:
-    """(type, message, trace) of what a function raised."""
+def described(error: BaseException) -> tuple[str, str, tuple[str, ...], int | None]:
+    """(type, message, trace, index) of what a function raised; index: its `record_index`, if that may be the place of a record."""
     if isinstance(error, Broken):
-        return error.type, text_of(error), error.trace
-    return type(error).__name__, text_of(error), frames(error.__traceback__)
+        return error.type, text_of(error), error.trace, None
+    index = None
+    with suppress(Exception):  # it may be the function's own code
+        index = getattr(error, "record_index", None)
+    index = index if type(index) is int and 0 <= index < MAXIMUM_INDEX else None
+    return type(error).__name__, text_of(error), frames(error.__traceback__), index
 
 
 def marshal(result: Any, dumps: Callable[[Any], bytes] | None) -> bytes:
@@ -210,10 +214,9 @@ def import_file(root: str, file: str, prefix: str = "") -> ModuleType:
         raise ModuleNotFoundError(f"there is no file {path}")
     stem = os.path.splitext(os.path.normpath(file))[0]
     name = prefix + stem.replace(os.sep, ".")
-    if "." not in stem and name not in sys.modules:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(path):
-            return importlib.import_module(name)
+    spec = importlib.util.find_spec(name) if "." not in stem and name not in sys.modules else None
+    if spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(path):
+        return importlib.import_module(name)
     private = prefix + "_poller_user_" + stem.replace(os.sep, "_").replace(".", "_")
     if (spec := importlib.util.spec_from_file_location(private, path)) is None or spec.loader is None:
         raise ModuleNotFoundError(f"{path} is no Python file")
@@ -312,8 +315,8 @@ def send(answers: int, kind: bytes, body: bytes = b"") -> None:
 
 
 def send_fault(answers: int, kind: str, error: BaseException) -> None:
-    type_, message, trace = described(error)
-    send(answers, b"f", json.dumps({"kind": kind, "type": type_, "message": message, "trace": trace}).encode("ascii"))
+    fault = dict(zip(("kind", "type", "message", "trace", "recordIndex"), (kind, *described(error))))  # noqa: B905 (Python 3.10's)
+    send(answers, b"f", json.dumps(fault).encode("ascii"))
 
 
 def runner(function: Function) -> Function:
@@ -332,8 +335,7 @@ def runner(function: Function) -> Function:
 def serve(requests: BinaryIO, answers: int, function: Function, context: type[Context], log: LogLines, orjson: Any) -> None:
     """Until the daemon closes the pipe. What is no Exception (SystemExit) ends the process: the daemon sees the exit status."""
     home = os.getpid()
-    loads = orjson.loads if orjson else json.loads
-    dumps = orjson_dumps(orjson) if orjson else None
+    loads, dumps = (orjson.loads, orjson_dumps(orjson)) if orjson else (json.loads, None)
     while True:
         head = requests.read(4)
         if len(head) < 4:
@@ -343,8 +345,7 @@ def serve(requests: BinaryIO, answers: int, function: Function, context: type[Co
         payload, fault, kind = b"null", None, "error"
         try:
             result = function(request["event"], context(request["id"], request["deadline"]))
-            if result is not None:
-                payload = marshal(result, dumps)
+            payload = b"null" if result is None else marshal(result, dumps)
         except Exception as error:
             fault, kind = error, "large" if isinstance(error, Broken) and error.type == "Function.ResponseSizeTooLarge" else "error"
         flush()

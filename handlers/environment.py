@@ -210,6 +210,7 @@ def _response(frame: bytes | None) -> Response | None:
         return READY
     try:
         fault = json.loads(frame[1:])
-        return Fault(_KINDS[fault["kind"]], fault["type"], fault["message"], tuple(fault["trace"]))
+        index = fault["recordIndex"]
+        return Fault(_KINDS[fault["kind"]], fault["type"], fault["message"], tuple(fault["trace"]), record_index=index)
     except (ValueError, KeyError, TypeError):
         return None

@@ -173,13 +173,13 @@ class Inline:
     def _fault(self, error: BaseException, request_id: str, *, loading: bool = False) -> Fault:
         if isinstance(error, SystemExit):
             return faults.exited(request_id, _status(error), "init" if loading else "exit")
-        type_, message, trace = described(error)
+        type_, message, trace, index = described(error)
         if self._namespace is not None:
             message = self._namespace.public(message)
         if loading:
             return Fault("init", type_, message, trace)
         large = isinstance(error, Broken) and type_ == "Function.ResponseSizeTooLarge"
-        return Fault("large" if large else "error", type_, message, trace)
+        return Fault("large" if large else "error", type_, message, trace, record_index=index)
 
     def _check_lost(self) -> None:
         if self.lost >= LOST_LIMIT:

@@ -7,7 +7,8 @@
 
 What counts are batches whose invocation failed as a whole, by the fingerprint of their fault. Those that have a key in common count as one,
 the smallest of them, however often they fail: so a poison record, retried or bisected, is one failure, as is everything of a poison key. A
-record without a key is a key of its own. A function that names records (a partial failure) has answered. Busy is nothing at all.
+record without a key is a key of its own. A function that names records (a partial failure) has answered, and so has one that fails with an
+error of which a rule says that it is the record's (error_rules.py: discard). Busy is nothing at all.
 
 Laws, tested in tests/unit/test_breaker.py:
 

@@ -18,6 +18,7 @@ from poller.breaker import Closed, Failed, Open, State, answered, failed, is_spl
 from poller.fingerprint import fingerprint
 from poller.metrics import MappingCounters
 from poller.model import Action, Batch, Busy, Fault, Outcome
+from poller.outcome import DONE
 from poller.settings import BreakerSettings
 
 log = logging.getLogger("poller.circuit")
@@ -65,12 +66,15 @@ class Circuit:
 
     # --- outcomes ---------------------------------------------------------------------------------------------------------------
 
-    def decided(self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions]) -> Actions:
-        """Hear of an outcome, and what the policy makes of it then; `probe`: the number that `admitted` gave.
+    def decided(
+        self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions], answered: bool = False
+    ) -> Actions:
+        """Hear of an outcome, and what the policy makes of it then; `probe`: the number that `admitted` gave. `answered`: whatever the
+        outcome, the function has answered: it is known to be the record's fault.
 
         What fails while the function does keeps its attempt, as if it had not been reached. Cutting it in two goes on: that costs none.
         """
-        spared = self._hear(batch, outcome, probe)
+        spared = self._hear(batch, DONE if answered else outcome, probe)
         actions = decide(batch, outcome)
         return decide(batch, SPARED) if spared and not is_split(actions, batch) else actions
 

@@ -137,7 +137,7 @@ class Courier:
         """All that is due, and what becomes due while it lingers."""
         office, route = self._office, self.route
         mapping, name = route.mapping.settings.id, route.destination.name
-        while not self._stopping.is_set() and office.tenure.holds(route.key):
+        while self._going():
             page = await office.outbox.due(mapping, name, office.opening.clock(), 1 if self._failures else PAGE)
             if not page:
                 if not await self._lingered():
@@ -155,7 +155,11 @@ class Courier:
                 await self._settle(page[0], error)
                 return
         hidden = self.route.mapping.settings.redaction
-        await self._opened.send_all([replace(each, entry=redacted(each.entry, hidden)) for each in page], self._settle)
+        await self._opened.send_all([replace(each, entry=redacted(each.entry, hidden)) for each in page], self._settle, self._going)
+
+    def _going(self) -> bool:
+        """Whether anything may begin. A send may have hung past the lease: then another sends what comes after it."""
+        return not self._stopping.is_set() and self._office.tenure.holds(self.route.key)
 
     async def _settle(self, delivery: Delivery, error: NotConnected | None) -> None:
         office = self._office

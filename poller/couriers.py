@@ -96,6 +96,7 @@ class Couriers:
         self._office = Office(store.outbox, opening, self._tenure, random, counters)
         self._couriers: dict[LaneKey, tuple[Courier, asyncio.Task[None]]] = {}
         self._background: list[asyncio.Task[None]] = []
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Couriers [{len(self._couriers)} destinations]>"
@@ -107,10 +108,13 @@ class Couriers:
                 courier.wake()
 
     async def adopt(self, mappings: Iterable[MappingConfig], grace: float) -> None:
-        """Deliver for these mappings from now on. Couriers whose mapping or destination is gone or has changed have `grace` seconds."""
+        """Deliver for these mappings from now on, unless it is closed. Couriers whose mapping or destination is gone or has changed have
+        `grace` seconds."""
         routes = {route.key: route for mapping in mappings for route in _routes(mapping)}
         gone = [key for key, (courier, _) in self._couriers.items() if routes.get(key) != courier.route]
         await self._end(gone, grace)
+        if self._closed:
+            return  # a stop that came meanwhile has seen the couriers that ran; none may begin behind its back
         loop = asyncio.get_running_loop()
         for key, route in routes.items():
             if key not in self._couriers:
@@ -126,6 +130,7 @@ class Couriers:
 
     async def aclose(self, grace: float = 0.0) -> None:
         """What is being sent has `grace` seconds; what waits stays in the outbox. Tolerated twice."""
+        self._closed = True
         await self._end(list(self._couriers), grace)
         await self._rest()
 

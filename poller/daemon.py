@@ -222,6 +222,7 @@ class Daemon:
         if mapping.destinations:
             work.outbox, work.posted = self.store.outbox, partial(self._couriers.posted, settings.id)
         pauses, look = self.pauses, asyncio.Event()
+        work.pause = pauses.putter(settings.id, look.set)
         runner = MappingRunner(work, lambda: self._open(mapping, counters.tally), pause_kept=lambda: pauses.load(settings.id))
         task = asyncio.get_running_loop().create_task(self._run(runner, look), name=f"mapping {settings.name}")
         self.running[settings.name] = Running(mapping, runner, task, look)
@@ -346,10 +347,11 @@ class Daemon:
             if name in config.functions and not self.stopping.is_set():
                 self._add_function(config.functions[name])
         # A stop that came meanwhile has seen the mappings that ran; none may start behind its back.
-        await self._deliver(config)
         started = [name for name in wanted if name not in self.running and not self.stopping.is_set()]
         for name in started:
             self._start(wanted[name])
+        # Last: a courier whose destination hangs may take all of its grace to end, and no lane waits for that.
+        await self._deliver(config)
         return [f"stopped {name}" for name in sorted(changed - wanted.keys())] + [f"started {name}" for name in sorted(started)]
 
     # --- what it tells ----------------------------------------------------------------------------------------------------------
@@ -384,9 +386,9 @@ class Daemon:
             counts = {state: await self.store.journal.count(Selection(states=(state,))) for state in get_args(RowState)}
         except StoreError as error:
             self._store_error = str(error)
-            return JournalStatus(), destination_statuses(self.config, ())
+            return JournalStatus(), destination_statuses(self.config, (), self.registry)
         self._store_error = ""
-        return JournalStatus(**counts), destination_statuses(self.config, waiting)
+        return JournalStatus(**counts), destination_statuses(self.config, waiting, self.registry)
 
     async def _status(self) -> AsyncIterator[dict[str, Any]]:
         yield msgspec.to_builtins(await self.status())

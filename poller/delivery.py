@@ -35,9 +35,10 @@ ABSENT_SECONDS = 5.0
 
 
 def delay(error: NotConnected, failures: int, dice: float) -> float:
-    """Seconds until what failed so often in a row is tried again: what was asked for, else a backoff with half its jitter. Pure."""
+    """Seconds until what failed so often in a row is tried again: what was asked for, but never at once, else a backoff with half its
+    jitter. Pure."""
     if error.retry_after is not None:
-        return error.retry_after
+        return max(error.retry_after, RETRY.initial)
     return (RETRY_SLOWLY if error.permanent else RETRY).delay(failures, 0.5 + dice / 2)
 
 
@@ -130,16 +131,21 @@ class Opened:
             raise _understood(error, self.config) from error
 
     async def send_all(
-        self, deliveries: Sequence[Delivery], settle: Callable[[Delivery, NotConnected | None], Awaitable[None]], at_once: int = AT_ONCE
+        self,
+        deliveries: Sequence[Delivery],
+        settle: Callable[[Delivery, NotConnected | None], Awaitable[None]],
+        going: Callable[[], bool] = lambda: True,
+        at_once: int = AT_ONCE,
     ) -> None:
-        """Each in the order of its lane, until one cannot be sent now: then nothing more begins. `settle` hears of each that was tried."""
+        """Each in the order of its lane, while `going`, and until one cannot be sent now: then nothing more begins. `settle` hears of each
+        that was tried."""
         gate, failed = asyncio.Semaphore(at_once), asyncio.Event()
 
         async def carry(lane: Sequence[Delivery]) -> None:
             for each in lane:
                 error: NotConnected | None = None
                 async with gate:
-                    if failed.is_set():
+                    if failed.is_set() or not going():
                         return
                     try:
                         await self.send(each)

@@ -1,20 +1,24 @@
 """The attempts that a failing record would get: the policy itself, asked step by step about a scripted function. Pure.
 
-One batch with one poison record. The function fails whenever that record is there: as a whole ("full"), or by naming it ("partial").
+One batch with one poison record. The function fails whenever that record is there: as a whole ("full"), with an error that names it
+("named": parts.py), or by naming it in its response ("partial"). Error rules have their say; where one pauses the mapping, it ends there.
 Block's retries run on the strand, as strand_runner.py runs them; what Redeliver gives back comes again once it is visible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeAlias, assert_never, cast
 
+from poller import error_rules
 from poller.model import Ack, Action, Batch, Discard, Fault, Outcome, Partial, Record, Release, Retry
 from poller.outcome import DONE
+from poller.parts import KEY_CUTS
 from poller.policy import Block, Redeliver
 from poller.protocols import Format
+from poller.settings import ErrorRule
 from poller.units import show_duration
 
 MOST_STEPS = 2_000
@@ -23,7 +27,7 @@ MOST_STEPS = 2_000
 SHOWN_SERIES = 4
 """A longer series of attempts of one batch is shortened."""
 
-Kind: TypeAlias = Literal["full", "partial"]
+Kind: TypeAlias = Literal["full", "named", "partial"]
 
 POISON = Fault("error", "Poison", "the record that always fails")
 
@@ -64,7 +68,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`invocations` and `ends` are by record. `finished` False: it goes on like this, for ever or for very long."""
+    """`invocations` and `ends` are by record. `finished` False: it goes on like this, for ever or for very long, or the mapping is
+    `paused`, until a person resumes it."""
 
     poison: int
     steps: tuple[Step, ...]
@@ -73,6 +78,7 @@ class Explanation:
     total: int
     finished: bool
     bounds: Bounds
+    paused: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -81,11 +87,13 @@ class Explanation:
     def lines(self) -> Iterator[str]:
         """The tree, indented, records counted from 1; then what it comes to."""
         yield from _lines(self.steps, "")
-        if not self.finished:
+        if not self.finished and not self.paused:
             yield "... and so on"
         end = self.ends[self.poison]
         what = "is not given up" if end is None else f"ends after {_time(end.at)}: {end.how}"
         yield f"record {self.poison + 1} is in {self.invocations[self.poison]} of {self.total} invocations, and {what}"
+        if self.paused:
+            return
         invocations = "any number of" if self.bounds.invocations is None else self.bounds.invocations
         seconds = "for longer than is shown" if self.bounds.seconds is None else _time(self.bounds.seconds)
         yield f"at most: {invocations} invocations, {seconds}"
@@ -100,21 +108,33 @@ def explain(
     *,
     seconds: float = 0.0,
     visibility: float = 30.0,
+    fault: Fault = POISON,
 ) -> Explanation:
     """What happens to a batch of so many records, of which the one at place `poison` (from 0) always fails.
 
-    `dice` in [0, 1) scales every backoff. `seconds`: how long an invocation takes. `visibility`: the queue's timeout, in seconds.
+    `dice` in [0, 1) scales every backoff. `seconds`: how long an invocation takes. `visibility`: the queue's timeout, in seconds. `fault`:
+    the error that the function fails with.
     Raises ValueError for a place that is not in the batch.
     """
     if not 0 <= poison < batch_size:
         raise ValueError(f"there is no record {poison} in a batch of {batch_size}")
-    run = _run(policy, batch_size, poison, kind, dice, seconds, visibility)
-    worst = _run(policy, batch_size, poison, kind, 1.0, seconds, visibility)
+    script = _Script(poison, kind, fault, seconds)
+    run, worst = (_run(policy, batch_size, script, each, visibility) for each in (dice, 1.0))
     last = worst.ends[poison]
-    bounds = Bounds(_most_invocations(policy, batch_size, kind), None if last is None else last.at)
-    return Explanation(
-        poison, tuple(run.steps), tuple(run.invocations), tuple(run.ends), run.total, all(end is not None for end in run.ends), bounds
-    )
+    bounds = Bounds(_most_invocations(_meant(policy, script), batch_size, kind), None if last is None else last.at)
+    finished = all(end is not None for end in run.ends)
+    return Explanation(poison, tuple(run.steps), tuple(run.invocations), tuple(run.ends), run.total, finished, bounds, run.paused)
+
+
+def _meant(policy: Block | Redeliver, script: _Script) -> Block | Redeliver:
+    """The policy as it is for these faults."""
+    rule = script.rule(policy)
+    if rule is None or rule.action == "pause":
+        return policy
+    made = policy.under(rule)
+    if rule.action == "discard":
+        made = replace(made, maximum_retry_attempts=0) if isinstance(made, Block) else replace(made, maximum_receive_count=1)
+    return made
 
 
 def _most_invocations(policy: Block | Redeliver, size: int, kind: Kind) -> int | None:
@@ -125,7 +145,9 @@ def _most_invocations(policy: Block | Redeliver, size: int, kind: Kind) -> int |
     once = policy.maximum_retry_attempts + 1
     if kind == "partial":
         return once + (size > 1)  # in the whole batch, then in what is left of it, which counts anew
-    return once + ((size - 1).bit_length() if policy.bisect else 0)
+    if kind == "named" or not policy.bisect:
+        return once + (size > 1 and bool(policy.bisect))
+    return once + (size - 1).bit_length() * (KEY_CUTS if policy.bisect == "key" else 1)
 
 
 # --- running it -------------------------------------------------------------------------------------------------------------------
@@ -162,8 +184,20 @@ class _Columns:
 _FORMAT = cast("Format", _Columns())
 
 
-def _run(policy: Block | Redeliver, size: int, poison: int, kind: Kind, dice: float, seconds: float, visibility: float) -> _Run:
-    run = _Run(policy, size, poison, kind, dice, seconds)
+class _Script(NamedTuple):
+    """What the function does."""
+
+    poison: int
+    kind: Kind
+    fault: Fault
+    seconds: float
+
+    def rule(self, policy: Block | Redeliver) -> ErrorRule | None:
+        return None if self.kind == "partial" else error_rules.found(policy.errors, self.fault)
+
+
+def _run(policy: Block | Redeliver, size: int, script: _Script, dice: float, visibility: float) -> _Run:
+    run = _Run(policy, size, script, dice)
     if isinstance(policy, Block):
         run.block()
     else:
@@ -174,19 +208,22 @@ def _run(policy: Block | Redeliver, size: int, poison: int, kind: Kind, dice: fl
 class _Run:
     """One throw of the dice."""
 
-    def __init__(self, policy: Block | Redeliver, size: int, poison: int, kind: Kind, dice: float, seconds: float) -> None:
+    def __init__(self, policy: Block | Redeliver, size: int, script: _Script, dice: float) -> None:
         self.steps: list[Step] = []
         self.invocations = [0] * size
         self.ends: list[End | None] = [None] * size
         self.total = 0
-        self._policy, self._poison, self._kind, self._dice, self._seconds = policy, poison, kind, dice, seconds
+        self.paused = False
+        self._policy, self._script, self._dice = policy, script, dice
+        rule = script.rule(policy)
+        self._pausing = rule is not None and rule.action == "pause"
         self._now = 0.0
 
     def block(self) -> None:
         """Every batch and all that comes of it before the next, as a strand does."""
         whole = Batch([_Scripted(place) for place in range(len(self.ends))], _FORMAT)
         stack: list[tuple[Batch, float, list[Step]]] = [(whole, 0.0, self.steps)]
-        while stack and self.total < MOST_STEPS:
+        while stack and self.total < MOST_STEPS and not self.paused:
             batch, due, beside = stack.pop()
             self._now = max(self._now, due)
             step, actions = self._invoke(batch, batch.attempt, beside)
@@ -200,7 +237,7 @@ class _Run:
         visible: list[tuple[float, Sequence[_Scripted], list[Step]]] = [
             (0.0, [_Scripted(place) for place in range(len(self.ends))], self.steps)
         ]
-        while visible and self.total < MOST_STEPS:
+        while visible and self.total < MOST_STEPS and not self.paused:
             visible.sort(key=lambda each: each[0])
             at, records, beside = visible.pop(0)
             self._now = max(self._now, at)
@@ -223,7 +260,9 @@ class _Run:
         if screened is not None:
             outcome, meant = self._call(screened.records)
             actions = self._policy.decide(screened, meant, self._now, self._dice)
-        step = Step(first, last, attempt, at, outcome, "; ".join(_sentences(batch, actions)))
+        self.paused = self._pausing and outcome == "full"
+        sentences = ["pauses the mapping, until it is resumed"] if self.paused else _sentences(batch, actions)
+        step = Step(first, last, attempt, at, outcome, "; ".join(sentences))
         beside.append(step)
         for action in actions:
             if isinstance(action, Ack):
@@ -234,13 +273,16 @@ class _Run:
 
     def _call(self, records: Sequence[_Scripted]) -> tuple[Literal["done", "full", "partial"], Outcome]:
         self.total += 1
-        self._now += self._seconds
+        self._now += self._script.seconds
         for record in records:
             self.invocations[record.place] += 1
         places = [record.place for record in records]
-        if self._poison not in places:
+        if self._script.poison not in places:
             return "done", DONE
-        return ("full", POISON) if self._kind == "full" else ("partial", Partial((places.index(self._poison),)))
+        place, fault = places.index(self._script.poison), self._script.fault
+        if self._script.kind == "partial":
+            return "partial", Partial((place,))
+        return "full", replace(fault, record_index=place) if self._script.kind == "named" else fault
 
     def _end(self, records: Sequence[_Scripted], how: str) -> None:
         for record in records:
@@ -253,7 +295,8 @@ class _Run:
 def _sentences(batch: Batch, actions: Sequence[Action]) -> Iterator[str]:
     retried = [action.batch for action in actions if isinstance(action, Retry)]
     if len(retried) > 1:
-        yield "split into " + " and ".join(_places(half.records) for half in retried)
+        *others, last = [_places(part.records) for part in retried]
+        yield f"split into {', '.join(others)} and {last}"
         return
     for action in actions:
         match action:
@@ -275,7 +318,8 @@ def _sentences(batch: Batch, actions: Sequence[Action]) -> Iterator[str]:
 
 
 def _places(records: Sequence[Record]) -> str:
-    return _range(records[0].place, records[-1].place)
+    places = _range(records[0].place, records[-1].place)
+    return places if records[-1].place - records[0].place < len(records) else f"{len(records)} of {places}"
 
 
 def _range(first: int, last: int) -> str:

@@ -73,11 +73,11 @@ def entry(
 
 
 def successes(entry: Entry, result: bytes) -> list[Delivery]:
-    """One for each destination of a batch that was handled, due at once. Of a batch that comes again the ids are the same, and differ from
-    those of its failures."""
+    """One for each destination of a batch that was handled, due at once by any clock. Of a batch that comes again the ids are the same, and
+    differ from those of its failures."""
     name = identity(entry.mapping, entry.source, entry.lane, ["success", *(record.id for record in entry.records)])
     handled = replace(entry, id=name)
-    return [Delivery(0, name, destination, "success", handled, result, due=entry.time) for destination in entry.destinations]
+    return [Delivery(0, name, destination, "success", handled, result) for destination in entry.destinations]
 
 
 def _text(identifier: Identifier) -> str:

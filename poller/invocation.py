@@ -22,7 +22,11 @@ ACCOUNT, REGION = "000000000000", "us-east-1"
 """Of functions, as they see it themselves."""
 
 _NEVER_INVOKED = {"RecordAgeExceeded", "RetentionExpiring"}
-_OF_AWS = {"RetentionExpiring": "RecordAgeExceeded", "MaximumReceiveCountExceeded": "RetryAttemptsExhausted"}
+_OF_AWS = {
+    "RetentionExpiring": "RecordAgeExceeded",
+    "MaximumReceiveCountExceeded": "RetryAttemptsExhausted",
+    "ErrorDiscarded": "RetryAttemptsExhausted",
+}
 """The conditions that are ours, as AWS would put them."""
 
 _MESSAGE = 1024

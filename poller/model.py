@@ -33,8 +33,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     `attempt` numbers the invocation to come, or running: 1 is the first; `attempt - 1` invocations of exactly these records have begun.
     A batch that a split, a cut or a listed retry made smaller starts at 1 again. `fault` is why the attempt before failed, and `request_id`
-    its invocation's.
-    """
+    its invocation's."""
 
     records: Sequence[Record]
     format: Format
@@ -71,13 +70,14 @@ class Fault:
     """Why an invocation failed, in Lambda's words: `type` and `message` as in Lambda's error JSON, `trace` one frame a line.
 
     `unhandled`: Lambda would say `functionError: "Unhandled"`; a bad or partial response is a successful call there, so it is not.
-    """
+    `record_index`: which record of the event it says it is about, from 0."""
 
     kind: FaultKind
     type: str
     message: str
     trace: tuple[str, ...] = ()
     unhandled: bool = True
+    record_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,10 @@ Outcome: TypeAlias = Done | Partial | Fault | Busy
 # --- actions: what a policy wants done --------------------------------------------------------------------------------------------
 
 Reason: TypeAlias = Literal[
-    "RetryAttemptsExhausted", "RecordAgeExceeded", "RetentionExpiring", "MaximumPayloadSizeExceeded", "MaximumReceiveCountExceeded"
-]
-"""Why records were discarded: AWS's `condition` where AWS has one; RetentionExpiring and MaximumReceiveCountExceeded are ours."""
+    "RetryAttemptsExhausted", "RecordAgeExceeded", "RetentionExpiring", "MaximumPayloadSizeExceeded", "MaximumReceiveCountExceeded",
+    "ErrorDiscarded",
+]  # fmt: skip
+"""Why records were discarded: AWS's `condition`; RetentionExpiring, MaximumReceiveCountExceeded and ErrorDiscarded are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,8 @@ class Entry:
     The event is `head + b",".join(record.json for record in records) + tail`. `identifiers` are what a partial batch response names, one a
     record, as JSON. `first` and `last` are positions for a person. `time` is epoch seconds. `run` is the replay that failed again, or "".
     `request_id` is of the last invocation, "" if there was none; `group` is the fingerprint of the fault (fingerprint.py).
-    `destinations`: where the store's outbox is to deliver this, from the same transaction on.
+    `destinations`: where the store's outbox is to deliver this, from the same transaction on. `taken_from`: the address that a dead letter
+    was found at (redrive); "": our own failure.
     """
 
     id: str
@@ -285,6 +287,7 @@ class Entry:
     request_id: str = ""
     group: str = ""
     destinations: tuple[str, ...] = ()
+    taken_from: str = ""
 
 
 RowState: TypeAlias = Literal["kept", "claimed", "replayed", "dropped"]

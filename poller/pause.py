@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,6 +122,15 @@ class Pauses:
                 return None
             await self._ledger.checkpoints.forget(lease)
             return before if before.holds(self._clock()) else None
+
+    def putter(self, mapping: str, seen: Callable[[], None]) -> Callable[[str], Awaitable[None]]:
+        """What pauses one mapping until it is resumed, given by whom; `seen` is called when the pause is there."""
+
+        async def pause(by: str) -> None:
+            await self.put(mapping, Pause(self._clock(), by))
+            seen()
+
+        return pause
 
     async def _load(self, mapping: str) -> Pause | None:
         kept = await self._ledger.checkpoints.load(_key(mapping))

@@ -8,17 +8,21 @@ again. The laws, each tested with a counter-test in tests/unit/test_policy.py:
 3. With finite limits every sequence of outcomes with finitely many Busy ends.
 5. Redeliver discards at its receive limit (or what can never be delivered); Block never releases.
 6. With `cut` nothing past the first failed record is acked; with `listed` exactly the listed records are retried, in order.
+23. A fault that no error rule is about (error_rules.py) is decided as without rules. `discard`: what stands alone, or is not bisected, goes
+   at once; `retry`: as if the mapping said what the rule says; `pause`: a stream keeps batch and attempt, a queue decides as without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, assert_never, cast
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, assert_never, cast
 
+from poller import error_rules
 from poller.model import Ack, Action, Batch, Busy, Discard, Done, Failure, Fault, Outcome, Partial, Reason, Record, Release, Retry
+from poller.parts import named_by, parts
 from poller.protocols import Receipts
-from poller.settings import Backoff, MappingSettings
+from poller.settings import Backoff, Bisect, ErrorRule, MappingSettings
 
 REPORTED = Fault("partial", "ReportedFailure", "the function named the record in batchItemFailures", unhandled=False)
 """The fault of records that a partial batch response names."""
@@ -28,6 +32,10 @@ HELD_BACK = Fault("partial", "GroupFailed", "an earlier record of its group fail
 
 SAFE_RECEIVE_COUNT = 10
 """`defaults = "safe"`: where neither the mapping nor the queue has a limit, a message is given up after so many receives."""
+
+
+PAUSING_SECONDS = 5.0
+"""So long a batch waits whose fault pauses its mapping: by then its lane is being left."""
 
 
 def _again(batch: Batch, fault: Fault) -> Batch:
@@ -58,10 +66,11 @@ class Block:
 
     maximum_retry_attempts: int | None
     maximum_record_age: float | None
-    bisect: bool
+    bisect: Bisect
     backoff: Backoff
     partial: Literal["cut", "listed"] = "cut"
     retention: float | None = None
+    errors: tuple[ErrorRule, ...] = ()
 
     age_limit: float | None = field(init=False, compare=False, default=None)
     """Older records are discarded: the mapping's limit, or shortly before the source's retention would lose them, if that is less."""
@@ -75,8 +84,8 @@ class Block:
     @classmethod
     def of(cls, settings: MappingSettings, partial: Literal["cut", "listed"], retention: float | None = None) -> Block:
         """What the mapping's settings make of a stream whose retention, in seconds, is known, or None."""
-        failure = settings.failure
-        return cls(failure.maximum_retry_attempts, failure.maximum_record_age, failure.bisect, failure.backoff, partial, retention)
+        said = settings.failure
+        return cls(said.maximum_retry_attempts, said.maximum_record_age, said.bisect, said.backoff, partial, retention, said.errors)
 
     def screen(self, batch: Batch, now: float) -> tuple[Batch | None, tuple[Action, ...]]:
         if batch.cause == "oversize":
@@ -120,22 +129,41 @@ class Block:
                     return _leaving(state, self._cut(batch, indices[0], dice))
                 return self._cut(batch, indices[0], dice) if self.partial == "cut" else self._listed(batch, indices, dice)
             case Fault():
-                return self._failed(batch, outcome, dice)
+                return self._faulted(batch, outcome, error_rules.found(self.errors, outcome), dice)
             case _ as never:
                 assert_never(never)
+
+    def _faulted(self, batch: Batch, fault: Fault, rule: ErrorRule | None, dice: float) -> tuple[Action, ...]:
+        if rule is None:
+            return self._failed(batch, fault, dice)
+        if rule.action == "pause":
+            return (Retry(batch, PAUSING_SECONDS),)
+        bisect = self.bisect if rule.bisect is None else rule.bisect
+        if rule.action == "discard" and not (bisect and len(batch.records) > 1):
+            return (Discard(Failure(batch.records, "ErrorDiscarded", batch.attempt, fault)),)
+        return self.under(rule).decide(batch, fault, 0.0, dice)
+
+    def under(self, rule: ErrorRule) -> Self:
+        """As if the mapping said what the rule says."""
+        limit = self.maximum_retry_attempts if rule.maximum_retry_attempts is None else rule.maximum_retry_attempts
+        return replace(
+            self,
+            maximum_retry_attempts=None if limit == -1 else limit,
+            bisect=self.bisect if rule.bisect is None else rule.bisect,
+            backoff=rule.backoff or self.backoff,
+            errors=(),
+        )
 
     def _spent(self, batch: Batch) -> bool:
         return self.maximum_retry_attempts is not None and batch.attempt > self.maximum_retry_attempts
 
     def _failed(self, batch: Batch, fault: Fault, dice: float) -> tuple[Action, ...]:
-        records = batch.records
-        if self.bisect and len(records) > 1:
-            # A split is no attempt and waits for nothing: the halves are new batches, run one after the other on their strand.
-            middle = (len(records) + 1) // 2
-            return Retry(_fresh(batch, records[:middle], fault)), Retry(_fresh(batch, records[middle:], fault))
+        if self.bisect and len(batch.records) > 1:
+            # A split is no attempt and waits for nothing: its parts are new batches, run one after the other on their strand.
+            return tuple(Retry(_fresh(batch, part, fault)) for part in parts(batch, fault, self.bisect))
         if not self._spent(batch):
             return (Retry(_again(batch, fault), self.backoff.delay(batch.attempt, dice)),)
-        return (Discard(Failure(records, "RetryAttemptsExhausted", batch.attempt, fault)),)
+        return (Discard(Failure(batch.records, "RetryAttemptsExhausted", batch.attempt, fault)),)
 
     def _cut(self, batch: Batch, first: int, dice: float) -> tuple[Action, ...]:
         """Everything before the first failed record is done; from it on, all is retried."""
@@ -176,13 +204,14 @@ class Redeliver:
     backoff: Backoff | None
     groups: bool
     fallback: int | None = None
+    errors: tuple[ErrorRule, ...] = ()
 
     @classmethod
     def of(cls, settings: MappingSettings, redrive_count: int | None = None, groups: bool = False) -> Redeliver:
         """What the mapping's settings make of a queue. One that is asked only later fills its limit in with `replace`."""
-        failure = settings.failure
-        backoff = failure.backoff if failure.backoff_set else None
-        return cls(failure.maximum_receive_count, redrive_count, backoff, groups, SAFE_RECEIVE_COUNT if settings.safe else None)
+        said = settings.failure
+        backoff = said.backoff if said.backoff_set else None
+        return cls(said.maximum_receive_count, redrive_count, backoff, groups, SAFE_RECEIVE_COUNT if settings.safe else None, said.errors)
 
     @property
     def limit(self) -> int | None:
@@ -216,9 +245,39 @@ class Redeliver:
             case Partial(indices):
                 return self._failed(batch, frozenset(indices), REPORTED, dice)
             case Fault():
-                return self._failed(batch, frozenset(range(len(batch.records))), outcome, dice)
+                return self._faulted(batch, outcome, error_rules.found(self.errors, outcome), dice)
             case _ as never:
                 assert_never(never)
+
+    def _faulted(self, batch: Batch, fault: Fault, rule: ErrorRule | None, dice: float) -> tuple[Action, ...]:
+        """A rule that pauses changes nothing here: the queue has counted the receive already."""
+        if rule is not None and rule.action == "discard":
+            return self._rejected(batch, fault, dice)
+        if rule is None or rule.action == "pause":
+            return self._failed(batch, frozenset(range(len(batch.records))), fault, dice)
+        return self.under(rule).decide(batch, fault, 0.0, dice)
+
+    def under(self, rule: ErrorRule) -> Self:
+        """As if the mapping said what the rule says; of two limits the lower, for a message above the mapping's is not tried again."""
+        ours = self.maximum_receive_count
+        if ours is None and self.redrive_count is None:
+            ours = self.fallback
+        limits = [limit for limit in (ours, rule.maximum_receive_count) if limit is not None]
+        return replace(self, maximum_receive_count=min(limits, default=None), backoff=rule.backoff or self.backoff, errors=())
+
+    def _rejected(self, batch: Batch, fault: Fault, dice: float) -> tuple[Action, ...]:
+        """Given up at once: the record that the error names, and the others fail as they would without a rule; else all of them."""
+        named = named_by(fault, len(batch.records))
+        meant = range(len(batch.records)) if named is None else (named,)
+        parts: dict[int, list[Record]] = {}
+        receives = cast("Receipts", batch.format.facts(batch.records)).receives()
+        for i in meant:
+            parts.setdefault(receives[i], []).append(batch.records[i])
+        discards = tuple(Discard(Failure(records, "ErrorDiscarded", count, fault)) for count, records in parts.items())
+        if named is None or len(batch.records) == 1:
+            return discards
+        rest = batch.but(records=[record for i, record in enumerate(batch.records) if i != named])
+        return *discards, *self._failed(rest, frozenset(range(len(rest))), fault, dice)
 
     def _failed(self, batch: Batch, failed: frozenset[int], fault: Fault, dice: float) -> tuple[Action, ...]:
         facts = cast("Receipts", batch.format.facts(batch.records))

@@ -33,7 +33,8 @@ def path(text: str) -> tuple[str, ...]:
 def redacted(entry: Entry, settings: RedactionSettings | None) -> Entry:
     """The entry, with HIDDEN at every place that a path leads to. Arrays are looked through.
 
-    What cannot be looked into is hidden whole: a text, or bytes, where a path goes on; a record that is no JSON.
+    What cannot be looked into is hidden whole: a text, or bytes, where a path goes on; data that are nested too deep; a record that is
+    no JSON.
     """
     if settings is None:
         return entry
@@ -42,14 +43,25 @@ def redacted(entry: Entry, settings: RedactionSettings | None) -> Entry:
 
 
 def _record(record: KeptRecord, settings: RedactionSettings) -> KeptRecord:
+    text, over = record.json, settings.over
     try:
-        value = element(record.json, settings.over)
-    except ConfigError:
+        try:
+            value = element(text, over)
+            hidden = _hidden(value, settings)
+        except RecursionError:  # who sends records chooses how deep they are nested: one must not hold up all others
+            if over is None or over.encoding == "json":
+                raise
+            value = element(text, None)
+            hidden = _hidden(_hide(value, over.inside or (over.data,)), settings)
+        return record if hidden is value else replace(record, json=encoded(hidden, over))
+    except (ConfigError, RecursionError):
         return replace(record, json=encoded(HIDDEN, None))
-    hidden = value
+
+
+def _hidden(value: Any, settings: RedactionSettings) -> Any:
     for keys in settings.paths:
-        hidden = _hide(hidden, keys)
-    return record if hidden is value else replace(record, json=encoded(hidden, settings.over))
+        value = _hide(value, keys)
+    return value
 
 
 def _hide(value: Any, keys: Sequence[str]) -> Any:

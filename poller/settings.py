@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from poller.model import MAXIMUM_EVENT_BYTES
 
@@ -40,21 +40,40 @@ class Batching:
     maximum_bytes: int = MAXIMUM_EVENT_BYTES
 
 
+Bisect: TypeAlias = bool | Literal["key"]
+"""Whether a stream's batch that failed is divided, and how: False, in halves (True), or along keys (parts.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """What is done about the errors that `match` (error_rules.py). None: as the mapping has it. `maximum_retry_attempts` (streams): -1 is
+    for ever; `maximum_receive_count` (queues) only lowers the limit that there is; `bisect`: streams."""
+
+    match: str
+    action: Literal["discard", "retry", "pause"]
+    maximum_retry_attempts: int | None = None
+    maximum_receive_count: int | None = None
+    backoff: Backoff | None = None
+    bisect: Bisect | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FailureSettings:
     """What the mapping says about failure. None means without limit (AWS's -1), or unset.
 
     Streams use maximum_retry_attempts, maximum_record_age, bisect and backoff. Queues use maximum_receive_count, and backoff only if the
-    mapping sets it (`backoff_set`): else a failed message waits for its visibility timeout, as on AWS.
+    mapping sets it (`backoff_set`): else a failed message waits for its visibility timeout, as on AWS. Of `errors` the first that matches
+    counts.
     """
 
     maximum_retry_attempts: int | None = 10
     maximum_record_age: float | None = None
-    bisect: bool = True
+    bisect: Bisect = True
     reporting: bool = False
     maximum_receive_count: int | None = None
     backoff: Backoff = Backoff()
     backoff_set: bool = False
+    errors: tuple[ErrorRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +261,13 @@ class StoreKind(Protocol):
 class DestinationTraits:
     """What a destination is, as far as its address and options tell. `identity`: what is sent to, equal to `Traits.identity` of a source
     that reads the same thing; "" where they do not tell. `maximum_bytes`: the largest body it takes; None: any. `seconds`: after so long a
-    send has failed; None: it ends by itself."""
+    send has failed; None: it ends by itself. `shown`: what stands for an address that may hold a secret, in logs and on pages: another one
+    for another address; "": the address itself."""
 
     identity: str = ""
     maximum_bytes: int | None = None
     seconds: float | None = 60.0
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

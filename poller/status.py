@@ -283,7 +283,9 @@ def _judged_here(lane: LaneStatus) -> bool:
 
 def _circuit(circuit: CircuitStatus, now: float) -> str:
     """Only the type of the error, as in `_head`."""
-    text = f"the circuit breaker is open: the function fails with {circuit.error.partition(':')[0]}, {circuit.probes} probes too"
+    text = f"the circuit breaker is open: the function fails with {circuit.error.partition(':')[0]}"
+    if circuit.probes:
+        text += f", {circuit.probes} probe{'' if circuit.probes == 1 else 's'} too"
     wait = circuit.next_probe - now
     return f"{text}, next probe in {wait:.0f} s" if wait > 0 else text
 

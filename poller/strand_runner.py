@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 from poller.circuit import SPARED
@@ -169,7 +170,10 @@ class StrandRunner:
             batch = batch.but(request_id=request_id)
         circuit = work.circuit
         alert = circuit.alert or isinstance(outcome, Fault)
-        actions = circuit.decided(batch, outcome, self._probe, self._decide) if alert else self._decide(batch, outcome)
+        record_s = alert and work.at_fault(outcome)
+        actions = circuit.decided(batch, outcome, self._probe, self._decide, record_s) if alert else self._decide(batch, outcome)
+        if alert and work.pause is not None and (who := work.pauses(outcome)):
+            await self._surely(partial(work.pause, who))  # first: what is settled could be read again, and fail again, before it holds
         if work.settings.on_success:
             await self._post(batch.but(request_id=request_id), actions, result)
         return await self._apply(batch, actions)
@@ -284,10 +288,7 @@ class StrandRunner:
         """Into the journal, durably, and with it into the outbox."""
         work = self._work
         entries = work.entries(batch, failures, self._lane.name)
-        try:
-            ids = await work.journal.append(entries)
-        except StoreUnavailable as error:
-            ids = await self._insist(lambda: work.journal.append(entries), error)
+        ids = await self._surely(lambda: work.journal.append(entries))
         work.posted()
         for failure, id_ in zip(failures, ids, strict=True):
             work.counters.kept += len(failure.records)
@@ -301,10 +302,7 @@ class StrandRunner:
         outbox, deliveries = self._work.outbox, self._work.successes(batch, actions, result, self._lane.name)
         if outbox is None or not deliveries:
             return
-        try:
-            await outbox.put(deliveries)
-        except StoreUnavailable as error:
-            await self._insist(lambda: outbox.put(deliveries), error)
+        await self._surely(lambda: outbox.put(deliveries))
         self._work.posted()
 
     # --- waiting ----------------------------------------------------------------------------------------------------------------
@@ -337,6 +335,13 @@ class StrandRunner:
         if self._lane.leaving.done():
             raise Left
         await self._interruptible("backoff", asyncio.sleep(seconds))
+
+    async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it answers. Raises Left."""
+        try:
+            return await ask()
+        except StoreUnavailable as error:
+            return await self._insist(ask, error)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]], error: StoreUnavailable | NotConnected) -> T:
         """Ask store or source again, with backoff, until it answers; what is asked is idempotent. Raises Left."""

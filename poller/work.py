@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from poller import error_rules
 from poller.circuit import Circuit
 from poller.errors import NotConnected, PollerError
 from poller.failure import entry, successes
 from poller.functions import Function
 from poller.metrics import MappingCounters
-from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Release
+from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Fault, Outcome, Release
 from poller.protocols import Journal, Outbox, Policy
 from poller.settings import Backoff, MappingSettings
 from poller.turn import Turn
@@ -36,7 +37,8 @@ def reconnect_delay(error: PollerError, tries: int, dice: float) -> float:
 class Work:
     """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or "".
 
-    `outbox` may be None where the settings name no `on_success`. `posted` is called when something came into the outbox."""
+    `outbox` may be None where the settings name no `on_success`. `posted` is called when something came into the outbox.
+    `pause`, given who or what pauses, pauses the mapping durably; it may raise StoreUnavailable, and is there while `replaying` is ""."""
 
     settings: MappingSettings
     function: Function
@@ -51,6 +53,17 @@ class Work:
     circuit: Circuit = field(default_factory=Circuit)
     outbox: Outbox | None = None
     posted: Callable[[], None] = lambda: None
+    pause: Callable[[str], Awaitable[None]] | None = None
+
+    def at_fault(self, outcome: Outcome) -> bool:
+        """Whether an error rule says that it is the record that is at fault, and not the function."""
+        rule = error_rules.found(self.settings.failure.errors, outcome)
+        return rule is not None and rule.action == "discard"
+
+    def pauses(self, outcome: Outcome) -> str:
+        """Who pauses the mapping, if an error rule says that this does; else ""."""
+        rule = error_rules.found(self.settings.failure.errors, outcome)
+        return error_rules.told(rule, outcome) if rule is not None and rule.action == "pause" and isinstance(outcome, Fault) else ""
 
     def entries(self, batch: Batch, failures: Sequence[Failure], lane: str) -> list[Entry]:
         """Of a batch that was given up, whole or in parts, as its format has it, which may know more than the lane's.

@@ -74,6 +74,13 @@ class AwsSender:
             except exceptions.ConnectionClosedError:
                 return await asked(**parameters)  # a kept connection that the service had closed: once more, on another one
 
+    async def read(self, operation: str, parameters: Mapping[str, Any]) -> bytes:
+        """The body of what `operation` gets. Raises NotConnected, and nothing else."""
+        answer = await self.call(operation, parameters)
+        with self._mapped(operation):
+            async with answer["Body"] as body:
+                return bytes(await body.read())
+
     @contextmanager
     def _mapped(self, operation: str = "") -> Iterator[None]:
         name = self._place.name

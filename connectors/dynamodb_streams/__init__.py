@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from connectors.dynamodb_streams.batch_info import described
 from connectors.dynamodb_streams.client import RETENTION
 from connectors.dynamodb_streams.options import FILTERABLE, DynamoDBOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
+    from poller.redrive.letters import RedriveContext, Regainer
 
 Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
 """A client for these options."""
@@ -67,7 +67,15 @@ class DynamoDBConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
+        from connectors.dynamodb_streams.batch_info import described
+
         return described(entry)
+
+    def regainer(self, options: DynamoDBOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.dynamodb_streams.regaining import TableRegainer
+
+        return TableRegainer(self._connect, options, context)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

@@ -82,7 +82,7 @@ class ChangeFacts:
 
     def keys(self) -> Sequence[bytes | None]:
         """The item's: partition and sort key with their types, as JSON, in one form whatever their order and spelling in the record."""
-        return [_key(record.change) for record in self._records]
+        return [item_key(memoryview(record.change.keys)) for record in self._records]
 
 
 class ChangeEvent:
@@ -164,8 +164,9 @@ class ChangeFormat:
         ]
 
 
-def _key(change: Change) -> bytes:
-    keys: dict[str, dict[str, str]] = orjson.loads(memoryview(change.keys))
+def item_key(text: bytes | memoryview) -> bytes:
+    """What order is kept by, from an item's `Keys` as JSON text."""
+    keys: dict[str, dict[str, str]] = orjson.loads(text)
     for value in keys.values():
         if (number := value.get("N")) is not None:
             # DynamoDB writes a number one way, but its imitations write it as it was asked for: 1.00 is the item 1.

@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
-from connectors.file.lines import append, refused, wrong_with
-from poller.errors import ConfigError
+from connectors.file.lines import append, foreign, refused, wrong_with
+from poller.errors import ConfigError, NotConnected
 from poller.invocation import record
 from poller.model import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 from poller.units import size
+
+if TYPE_CHECKING:
+    from connectors.file.letters import FileLetters
+    from poller.redrive.letters import RedriveContext
 
 MOST_KEPT = 1000
 
@@ -93,7 +97,17 @@ class FileKind:
         return DestinationTraits()
 
     async def open(self, to: str, options: FileOptions, context: DestinationContext) -> FileDestination:
-        return FileDestination(_path(to, context), options, context)
+        path = _path(to, context)
+        if problem := await asyncio.to_thread(foreign, path):
+            raise NotConnected(problem, permanent=True)
+        return FileDestination(path, options, context)
+
+    async def letters(self, to: str, options: FileOptions, context: RedriveContext) -> FileLetters:
+        """See `poller.redrive.letters.Readable`: the oldest file first."""
+        from connectors.file.letters import FileLetters
+
+        self.traits(to, options)
+        return FileLetters(_path(to, context))
 
     async def probe(self, to: str, options: FileOptions, context: DestinationContext) -> list[Finding]:  # noqa: ARG002 (the protocol's)
         path = _path(to, context)
@@ -101,7 +115,7 @@ class FileKind:
         return [Finding("ok", f"file {path} can be written") if problem is None else Finding("error", problem)]
 
 
-def _path(to: str, context: DestinationContext) -> Path:
+def _path(to: str, context: DestinationContext | RedriveContext) -> Path:
     found = _ADDRESS.fullmatch(to)
     assert found is not None, "see `traits`"
     return context.base / found[1]

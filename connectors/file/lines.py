@@ -51,6 +51,16 @@ def refused(path: Path, error: OSError) -> NotConnected:
     return NotConnected(f"file {path}: {error.strerror}", permanent=error.errno in _FOR_A_PERSON)
 
 
+def foreign(path: Path) -> str | None:
+    """Why a file that is there is somebody else's: its first line is none of ours. A torn end would be cut off, so nothing is added."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+    except OSError:  # not there, or what the first append will say
+        return None
+    return None if start in {b"", b"{"} else f"file {path}: it is there, and holds no lines of JSON; name another"
+
+
 def wrong_with(path: Path) -> str | None:
     """Why nothing could be added, as far as looking tells; makes nothing."""
     try:
@@ -63,7 +73,7 @@ def wrong_with(path: Path) -> str | None:
         return str(refused(path, error))
     if not stat.S_ISREG(status.st_mode):
         return str(refused(path, _no_file()))
-    return None if os.access(path, os.R_OK | os.W_OK) else f"file {path}: it is not ours to write to; change its owner"
+    return foreign(path) if os.access(path, os.R_OK | os.W_OK) else f"file {path}: it is not ours to write to; change its owner"
 
 
 @contextmanager

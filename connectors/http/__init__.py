@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta
 
+from connectors.http.answers import told_apart
 from connectors.kafka.options import Tls
 from poller.errors import ConfigError
 from poller.settings import DestinationContext, DestinationTraits, Finding
@@ -69,7 +70,7 @@ class HttpKind:
             raise ConfigError(found)
         limit = None if options.maximum_bytes is None else size(options.maximum_bytes)
         # Twice, where the first try was too large; and time for its place.
-        return DestinationTraits(maximum_bytes=limit, seconds=2 * duration(options.timeout) + 60)
+        return DestinationTraits(maximum_bytes=limit, seconds=2 * duration(options.timeout) + 60, shown=told_apart(to))
 
     async def open(self, to: str, options: HttpOptions, context: DestinationContext) -> HttpDestination:
         from connectors.http.posting import open_destination

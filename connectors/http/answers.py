@@ -34,6 +34,12 @@ def shown(to: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.scheme and parts.netloc else ""
 
 
+def told_apart(to: str) -> str:
+    """`shown`, and where that leaves something out, six digits that tell it from other addresses of the same host."""
+    place = shown(to)
+    return place if to == place else f"{place}/***{hashlib.sha256(to.encode()).hexdigest()[:6]}"
+
+
 def refusal(place: str, status: int, retry_after: str | None, location: str | None, now: float) -> NotConnected | None:
     """None: it has arrived. `retry_after` and `location` are headers, None without them; `now`: epoch seconds."""
     if 200 <= status < 300:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectors.kafka.batch_info import described
 from connectors.kafka.options import FILTERABLE, KafkaOptions, problems, refused_by_aws
 from poller.errors import ConfigError
 from poller.policy import Block
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
+    from poller.redrive.letters import RedriveContext, Regainer
 
 AWS_BATCHING_WINDOW = 0.5
 """What AWS gives a Kafka mapping that names no window: 500 ms (aws-esm: Parameters)."""
@@ -54,7 +54,15 @@ class KafkaConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
+        from connectors.kafka.batch_info import described
+
         return described(entry)
+
+    def regainer(self, options: KafkaOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.kafka.regaining import TopicRegainer
+
+        return TopicRegainer(options, context)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

@@ -21,8 +21,10 @@ from poller.settings import DestinationContext, DestinationTraits, Finding, Surr
 from poller.units import duration, size
 
 if TYPE_CHECKING:
+    from connectors.kafka.letters import TopicLetters
     from connectors.kafka.topic import KafkaTopic
     from poller.permissions import Needed, Somewhere
+    from poller.redrive.letters import RedriveContext
 
 _ADDRESS = re.compile(r"kafka://(?:(?P<servers>[^/]*)/)?(?P<topic>[^/]+)")
 _NEEDED = 'bootstrap_servers: give them (["host:port"]), or write "kafka://host:port/topic"; only a mapping of a Kafka source knows its own'
@@ -107,6 +109,13 @@ class TopicKind:
         from connectors.kafka.topic import KafkaTopic
 
         return KafkaTopic(cluster(to, options), options, context)
+
+    async def letters(self, to: str, options: TopicOptions, context: RedriveContext) -> TopicLetters:
+        """See `poller.redrive.letters.Readable`."""
+        from connectors.kafka.letters import open_letters
+
+        self.traits(to, options)
+        return await open_letters(cluster(to, options), context)
 
     async def probe(self, to: str, options: TopicOptions, context: DestinationContext) -> list[Finding]:
         from connectors.kafka.topic import probe

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from connectors.kinesis.batch_info import described
 from connectors.kinesis.options import FILTERABLE, KinesisOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
 from poller.policy import Block
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
+    from poller.redrive.letters import RedriveContext, Regainer
 
 RETENTION = 24 * 3600.0
 """What a stream has unless it was given more, in seconds; up to 365 days."""
@@ -75,7 +75,15 @@ class KinesisConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
+        from connectors.kinesis.batch_info import described
+
         return described(entry)
+
+    def regainer(self, options: KinesisOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.kinesis.regaining import StreamRegainer
+
+        return StreamRegainer(self._connect, options, context)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

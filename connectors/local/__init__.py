@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectors.kinesis.batch_info import described as records_described
 from connectors.kinesis.options import FILTERABLE
-from connectors.sqs.batch_info import described as messages_described
 from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
 from poller.feed import Item, Place
@@ -23,6 +21,9 @@ from poller.policy import Block, Redeliver
 from poller.protocols import Source
 from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
 from poller.units import duration
+
+if TYPE_CHECKING:
+    from poller.redrive.letters import RedriveContext, Regainer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAY = 86400.0
@@ -120,7 +121,15 @@ class QueueConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
-        return messages_described(entry)
+        from connectors.sqs.batch_info import described
+
+        return described(entry)
+
+    def regainer(self, options: QueueOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.local.regaining import QueueRegainer
+
+        return QueueRegainer(options, context)
 
     async def open(self, options: QueueOptions, context: Context) -> Source:
         from connectors.local.queue import QueueSource
@@ -165,7 +174,15 @@ class StreamConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
-        return records_described(entry)
+        from connectors.kinesis.batch_info import described
+
+        return described(entry)
+
+    def regainer(self, options: StreamOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.local.regaining import StreamRegainer
+
+        return StreamRegainer(options, context)
 
     async def open(self, options: StreamOptions, context: Context) -> Source:
         from connectors.local.stream import open_stream

@@ -23,7 +23,9 @@ from poller.invocation import group
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
+    from connectors.local.letters import LocalLetters
     from poller.model import Delivery
+    from poller.redrive.letters import RedriveContext
 
 MAXIMUM_BYTES = 1024 * 1024
 """SQS: 1 MiB."""
@@ -95,6 +97,12 @@ class LocalQueueKind:
 
     async def open(self, to: str, options: LocalQueueOptions, context: DestinationContext) -> LocalQueueDestination:
         return LocalQueueDestination(_source(to, options), options.fifo, context, await Database.acquire(context.state))
+
+    async def letters(self, to: str, options: LocalQueueOptions, context: RedriveContext) -> LocalLetters:
+        """See `poller.redrive.letters.Readable`."""
+        from connectors.local.letters import open_letters
+
+        return await open_letters(_source(to, options).name, context)
 
     async def probe(self, to: str, options: LocalQueueOptions, context: DestinationContext) -> list[Finding]:
         """Makes nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,13 +43,14 @@ _HOLDERS = """
 # Numbers are given in the order of the rows.
 _MAKE = """
     INSERT INTO poller_failures (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
-                                 fingerprint, size, bytes, changed)
+                                 fingerprint, size, bytes, taken_from, changed)
     SELECT id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id, fingerprint,
-           size, bytes, time
+           size, bytes, taken_from, time
     FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::text[], $8::text[], $9::float8[],
-                $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[], $16::bigint[], $17::bigint[])
+                $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[], $16::bigint[], $17::bigint[],
+                $18::text[])
          WITH ORDINALITY AS made (id, origin, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
-                                  fingerprint, size, bytes, nth)
+                                  fingerprint, size, bytes, taken_from, nth)
     ORDER BY nth
 """
 _REOPEN = """
@@ -81,7 +82,7 @@ def encode_fault(fault: Fault | None) -> bytes | None:
     if fault is None:
         return None
     clean = [part.encode("utf-8", "backslashreplace").decode() for part in (fault.type, fault.message, *fault.trace)]
-    return msgspec.json.encode(Fault(fault.kind, clean[0], clean[1], tuple(clean[2:]), fault.unhandled))
+    return msgspec.json.encode(Fault(fault.kind, clean[0], clean[1], tuple(clean[2:]), fault.unhandled, fault.record_index))
 
 
 def origin_of(entry: Entry) -> Origin:
@@ -95,11 +96,16 @@ async def number_origins(connection: Connection, origins: Sequence[Origin]) -> d
     return {(mapping, source, lane): number for mapping, source, lane, number in await connection.fetch(_ORIGINS, *columns)}
 
 
+async def lock(connection: Connection, origins: Iterable[int]) -> None:
+    """Until the transaction ends nobody else adds to what has come from there, or removes any of it."""
+    await connection.fetch(_LOCK, sorted(set(origins)))
+
+
 async def append(connection: Connection, entries: Sequence[Entry], origins: dict[Origin, int]) -> list[str]:
     """The answers. The origins stay locked until the transaction ends: of two appends of one record, here or in another process, one sees
     the other."""
     numbers = [origins[origin_of(entry)] for entry in entries]
-    await connection.fetch(_LOCK, sorted(set(numbers)))
+    await lock(connection, numbers)
     rows = [
         Known(number, name, state, kept, set(records))
         for number, name, state, kept, records in await connection.fetch(_ROWS, [text(entry.id) for entry in entries])
@@ -119,7 +125,7 @@ async def _write(connection: Connection, done: Appended) -> None:
         grown[name].append(entry.records[place])
     if done.made:
         made = [_failure(origin, entry, grown.pop(text(entry.id), [])) for origin, entry in done.made]
-        await connection.execute(_MAKE, *_columns(made, 17))
+        await connection.execute(_MAKE, *_columns(made, 18))
     if done.reopened:
         again = [_again(name, entry) for name, entry in done.reopened.items()]
         await connection.execute(_REOPEN, *_columns(again, 9))
@@ -154,6 +160,7 @@ def _failure(origin: int, entry: Entry, records: Sequence[KeptRecord]) -> tuple[
         entry.group,
         len(records),
         row_weight(entry) + weight(records),
+        text(entry.taken_from),
     )
 
 

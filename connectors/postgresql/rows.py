@@ -18,6 +18,7 @@ _ENTRY = {  # field of an Entry -> where it is kept
         field: f"failures.{field}"
         for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run", "request_id")
     },
+    "taken_from": "failures.taken_from",
     "group": "failures.fingerprint",
 }
 _COLUMNS = ", ".join(("failures.number", "failures.fault", "failures.state", "failures.failures", "failures.changed", *_ENTRY.values()))

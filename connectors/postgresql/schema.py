@@ -164,10 +164,15 @@ _GROUPS = (
     "CREATE INDEX poller_records_by_key ON poller_records (left(key, 200), failure) WHERE key IS NOT NULL",
 )
 
+_REDRIVE = (
+    # The address of the dead letter that it was made from.
+    "ALTER TABLE poller_failures ADD COLUMN taken_from TEXT NOT NULL DEFAULT ''",
+)
+
 # Not to_regclass: it answers from the session's cache, which has not heard yet of what another made while this one waited for the lock.
 _IS_THERE = "SELECT count(*) FROM pg_class WHERE relname = 'poller_version' AND relkind = 'r' AND pg_table_is_visible(oid)"
 
-MIGRATIONS = (_FIRST, _RUNS, _OUTBOX, _GROUPS)
+MIGRATIONS = (_FIRST, _RUNS, _OUTBOX, _GROUPS, _REDRIVE)
 """`MIGRATIONS[n]` takes version n to version n + 1; a released one never changes."""
 
 

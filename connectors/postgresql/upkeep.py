@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from connectors.postgresql.connections import Connection, Connections
+from connectors.postgresql.entries import lock
 from connectors.postgresql.rows import narrowed
 from poller.fingerprint import fingerprint
 from poller.journal import ErrorGroup, Removed
@@ -45,10 +46,16 @@ _GROUPS = """
     FROM groups JOIN poller_failures AS failures ON failures.number = groups.newest
 """
 _OVER = """
-    SELECT failures.number, failures.id, origins.mapping, failures.size, failures.bytes
+    SELECT failures.number, failures.origin, failures.id, origins.mapping, failures.size, failures.bytes
     FROM poller_failures AS failures JOIN poller_origins AS origins ON origins.number = failures.origin
     WHERE state = ANY($1::text[]) AND state <> 'claimed' AND time < $2::float8 AND changed < $2::float8
-    ORDER BY time, failures.number LIMIT $3::bigint FOR UPDATE OF failures SKIP LOCKED
+    ORDER BY time, failures.number LIMIT $3::bigint
+"""
+# Asked under the lock of their origins: an append that has found a record in a row takes it for kept, and what was over may not be by now.
+_STILL_OVER = """
+    SELECT number FROM poller_failures
+    WHERE number = ANY($1::bigint[]) AND state = ANY($2::text[]) AND state <> 'claimed' AND time < $3::float8 AND changed < $3::float8
+    FOR UPDATE SKIP LOCKED
 """
 _REMOVE = ("DELETE FROM poller_records WHERE failure = ANY($1::bigint[])", "DELETE FROM poller_failures WHERE number = ANY($1::bigint[])")
 
@@ -76,13 +83,16 @@ class PostgresUpkeep:
         return int(await self._connections.run(lambda connection: connection.fetchval(query), seconds=SECONDS))
 
     async def remove(self, states: Sequence[RowState], before: float, limit: int) -> Sequence[Removed]:
-        """See the protocol. Rows that somebody has locked are left for the next time: nobody is waited for."""
+        """See the protocol. Appends to the same lanes are waited for; rows that somebody else has locked are left for the next time."""
 
         async def work(connection: Connection) -> list[Removed]:
             found = portion(await connection.fetch(_OVER, list(states), before, limit))
+            await lock(connection, (origin for _, origin, *_ in found))
+            still = await connection.fetch(_STILL_OVER, [columns[0] for columns in found], list(states), before)
+            numbers = {number for (number,) in still}
             for statement in _REMOVE:
-                await connection.execute(statement, [columns[0] for columns in found])
-            return [Removed(*columns) for _, *columns in found]
+                await connection.execute(statement, list(numbers))
+            return [Removed(*columns) for number, _, *columns in found if number in numbers]
 
         return await self._connections.run(work, begin="BEGIN", seconds=SECONDS) if states else ()
 

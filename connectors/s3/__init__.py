@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connectors.aws.destination import ANOTHER, AwsDestination, AwsKind, Call, SystemTraits
-from connectors.aws.options import Address, SendOptions
+from connectors.aws.options import Address, SendOptions, checked
+from connectors.aws.refusals import Place
 from poller.errors import ConfigError
 from poller.invocation import key
 from poller.model import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
+    from connectors.s3.letters import BucketLetters
     from poller.permissions import Needed, Somewhere
+    from poller.redrive.letters import RedriveContext
 
 _ARN = re.compile(r"arn:(?P<partition>[\w-]+):s3:::(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
@@ -93,6 +96,22 @@ class BucketKind:
 
     async def open(self, to: str, options: SendOptions, context: DestinationContext) -> Bucket:
         return Bucket(await self._kind.open(to, options, context), self._system.address(to), context)
+
+    async def letters(self, to: str, options: SendOptions, context: RedriveContext) -> BucketLetters:  # noqa: ARG002 -- the protocol's
+        """See `poller.redrive.letters.Readable`: of all objects below the prefix."""
+        from connectors.aws.sender import AwsSender
+        from connectors.s3.letters import READING, BucketLetters
+
+        address = self._system.address(to)
+        name = f"S3 bucket {address.name} (region {options.region or 'of the environment'}, {options.endpoint or 'AWS'})"
+        sender = AwsSender(Place(name, READING), checked(address, options))
+        try:
+            await sender.connect("s3", options.region, options)
+        except BaseException:
+            await sender.aclose()
+            raise
+        bucket, _, prefix = address.name.partition("/")
+        return BucketLetters(sender, bucket, prefix)
 
     async def probe(self, to: str, options: SendOptions, context: DestinationContext) -> list[Finding]:
         return await self._kind.probe(to, options, context)

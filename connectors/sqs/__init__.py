@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from connectors.sqs.batch_info import described
 from connectors.sqs.queue import FALLBACK_VISIBILITY, Where, identity, where
 from poller.errors import ConfigError
 from poller.policy import Redeliver
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from poller.importing.carried import Importer
     from poller.model import Entry
     from poller.permissions import Needed, Somewhere
+    from poller.redrive.letters import RedriveContext, Regainer
 
 LONGEST_WAIT = 20
 """SQS's own limit of a long poll, in seconds."""
@@ -105,7 +105,15 @@ class SqsConnector:
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """See `poller.settings.Describing`."""
+        from connectors.sqs.batch_info import described
+
         return described(entry)
+
+    def regainer(self, options: SqsOptions, context: RedriveContext) -> Regainer:
+        """See `poller.redrive.letters.Regaining`."""
+        from connectors.sqs.regaining import QueueRegainer
+
+        return QueueRegainer(self._connect, options, context)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

@@ -10,13 +10,16 @@ import msgspec
 
 from connectors.aws.destination import ANOTHER, ONE_MEBIBYTE, QUARTER, AwsDestination, AwsKind, Call, SystemTraits
 from connectors.aws.options import Address, SendOptions, address
+from connectors.sqs import SqsOptions, connect_to_aws
 from connectors.sqs.queue import identity, where
 from poller.invocation import group
 from poller.model import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
+    from connectors.sqs.letters import QueueLetters
     from poller.permissions import Needed, Somewhere
+    from poller.redrive.letters import RedriveContext
 
 _PATTERN = r"sqs:(?P<region>[\w-]+):(?P<account>\w+):(?P<name>[\w-]{1,75}\.fifo|[\w-]{1,80})"
 
@@ -71,6 +74,23 @@ class QueueKind:
 
     async def open(self, to: str, options: SendOptions, context: DestinationContext) -> AwsDestination:
         return await self._kind.open(to, options, context)
+
+    async def letters(self, to: str, options: SendOptions, context: RedriveContext) -> QueueLetters:
+        """See `poller.redrive.letters.Readable`. Of options that say nothing: as the mapping's source is asked, if that is a queue."""
+        from connectors.sqs.letters import QueueLetters
+        from connectors.sqs.source import find
+
+        source, given = context.source, options
+        if options == SendOptions() and isinstance(source, SqsOptions):
+            given = msgspec.structs.replace(options, profile=source.profile, endpoint=source.endpoint, role_arn=source.role_arn)
+        self.traits(to, options)
+        asked = SqsOptions(queue=to, region=given.region, profile=given.profile, endpoint=given.endpoint, role_arn=given.role_arn)
+        client = await connect_to_aws(asked, 8)
+        try:
+            return QueueLetters(client, (await find(client, where(to))).url)
+        except BaseException:
+            await client.aclose()
+            raise
 
     async def probe(self, to: str, options: SendOptions, context: DestinationContext) -> list[Finding]:
         return await self._kind.probe(to, options, context)

@@ -13,6 +13,7 @@ from poller.admin.commands import Command
 from poller.admin.lanes import asked_of
 from poller.admin.rewinding import shown
 from poller.config import Config
+from poller.config.destinations import destination
 from poller.errors import PollerError
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
@@ -21,6 +22,7 @@ from poller.model import Holding, LaneKey, Waiting
 from poller.ordered_source import OrderedSource
 from poller.pause import Pause
 from poller.protocols import Source, Store, Visible
+from poller.registry import Registry
 from poller.rewind import Positioned
 from poller.status import CircuitStatus, DestinationStatus, FunctionStatus, HeadSpan, LaneStatus, MappingStatus, PauseStatus
 from poller.stores.urls import masked
@@ -136,17 +138,25 @@ def lanes(daemon: Daemon) -> Command:
     return lanes
 
 
-def destination_statuses(config: Config, waiting: Iterable[Waiting]) -> list[DestinationStatus]:
+def destination_statuses(config: Config, waiting: Iterable[Waiting], registry: Registry) -> list[DestinationStatus]:
     """Each destination of the configuration, in its order; then those that it does not name any more, and for which something waits."""
     found: dict[tuple[str, str], DestinationStatus] = {}
     for mapping in config.mappings.values():
         for each in mapping.destinations:
             found[mapping.settings.id, each.name] = DestinationStatus(mapping=mapping.settings.name, name=each.shown)
     for line in waiting:
-        lost = DestinationStatus(mapping=line.mapping, name=masked(line.destination), configured=False)
+        lost = DestinationStatus(mapping=line.mapping, name=_shown(line.destination, registry), configured=False)
         status = found.setdefault((line.mapping, line.destination), lost)
         status.waiting, status.oldest, status.attempts, status.last_error = line.count, line.oldest, line.attempts, line.error
     return list(found.values())
+
+
+def _shown(name: str, registry: Registry) -> str:
+    """Of a destination that is configured no more."""
+    try:
+        return destination(name, registry).shown
+    except PollerError:
+        return masked(name)
 
 
 def function_statuses(functions: Iterable[Function]) -> list[FunctionStatus]:

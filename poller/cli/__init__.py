@@ -32,7 +32,7 @@ SUMMARIES = {
     "filter": "Try a filter on an event.",
     "import": "Make a configuration of event source mappings on AWS.",
     "iam": "Print the IAM policy that a mapping needs.",
-    "connectors": "List the installed kinds of sources and handlers.",
+    "connectors": "List the installed kinds of sources, destinations, stores and handlers.",
     "config": "Explain the configuration.",
 }
 """Every command with the first line of its help: `poller --help` imports none of them. `poller.cli.NAME` holds the command NAME, or NAME_

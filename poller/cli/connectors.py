@@ -8,10 +8,11 @@ from poller.cli.options import json_option
 from poller.cli.text import json_line, table
 
 
-@click.command(short_help="List the installed kinds of sources and handlers.")
+@click.command(short_help="List the installed kinds of sources, destinations, stores and handlers.")
 @json_option
 def connectors(as_json: bool) -> None:
-    """List the installed kinds of sources and handlers: what `type` may say in the configuration."""
+    """List the installed kinds of sources and handlers (what `type` may say in the configuration), destinations and stores (by the scheme
+    of their address)."""
     from poller.registry import Registry
 
     parts = Registry().listing()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import orjson
@@ -71,6 +72,7 @@ def document(row: Row, *, payload: bool = False) -> dict[str, Any]:
         "last": entry.last,
         "records": len(entry.records),
         "group": entry.group,
+        "taken_from": entry.taken_from,
         "error": None if fault is None else {"kind": fault.kind, "type": fault.type, "message": fault.message, "trace": [*fault.trace]},
     }
     if payload:
@@ -146,10 +148,12 @@ def page(row: Row, *, payload: bool = False) -> str:
     lines.append(f"reason    {entry.reason}, after {amount(entry.attempts, 'attempt')} of exactly this batch by function {entry.function}")
     lines.append(f"records   {len(entry.records):,}, from {entry.first} to {entry.last}")
     lines.append(f"state     {row.state}{_story(row)}")
+    if entry.taken_from:
+        lines.append(f"taken     from {entry.taken_from}")
     if entry.group:
         lines.append(f"group     {entry.group}")
     if fault is not None:
-        lines += ["", f"{fault.type}: {fault.message}", *(f"    {frame}" for frame in fault.trace)]
+        lines += ["", f"{fault.type}: {fault.message}", *(indent(frame, "  ") for frame in fault.trace)]
     if payload:
         lines += ["", event(entry).decode(errors="replace")]
     return clean("\n".join(lines))

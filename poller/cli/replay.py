@@ -44,6 +44,9 @@ def replay() -> None:
 
 @replay.command(START, hidden=True)
 @selection_options
+@click.option(
+    "--from", "origin", metavar="ADDRESS", help="First take what lies there into the journal: a dead-letter queue, bucket, topic or file."
+)
 @click.option("--copies", is_flag=True, help="Also copies of messages that are in a queue's dead-letter queue.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="So many at once. Default: 1 beside a running daemon, else the CPUs.")
@@ -57,8 +60,8 @@ def replay() -> None:
 @config_option
 @json_option
 def start(
-    chosen: Chosen, copies: bool, dry_run: bool, concurrency: int | None, name: str | None, edit: bool, config_path: Path, as_json: bool,
-    **wanted: Any,
+    chosen: Chosen, origin: str | None, copies: bool, dry_run: bool, concurrency: int | None, name: str | None, edit: bool,
+    config_path: Path, as_json: bool, **wanted: Any,
 ) -> None:  # fmt: skip
     """Run kept failures again, with their mapping's limits and its function of today: all, or those that are selected.
 
@@ -71,6 +74,9 @@ def start(
 
     config = load_config(config_path)
     plan = planned_of(config, chosen, copies, concurrency, wanted)
+    lost = False
+    if origin is not None:
+        plan, lost = _take(config, origin, chosen, plan, dry_run, as_json)
     if dry_run:
         _preview(config, plan, as_json)
         return
@@ -78,7 +84,7 @@ def start(
         from poller.cli.editing import edited
 
         plan = replace(plan, edits=asyncio.run(edited(config, plan)))
-    _run(lambda told: replayed(config, name, plan, told), as_json)
+    _run(lambda told: replayed(config, name, plan, told), as_json, lost)
 
 
 @replay.command()
@@ -150,6 +156,17 @@ def show(run: str, trail: bool, config_path: Path, as_json: bool) -> None:
         click.echo(page(found) + (f"\n\n{steps_page(steps)}" if steps else ""))
 
 
+def _take(config: Config, origin: str, chosen: Chosen, plan: Plan, dry_run: bool, as_json: bool) -> tuple[Plan, bool]:
+    """The plan of what was taken, and whether records were lost. Exits where there is nothing to run: with 1 if records were lost."""
+    from poller.cli.redriving import document, page, planned, taken
+
+    found = asyncio.run(taken(config, origin, chosen, dry=dry_run))
+    click.echo(json_line(document(found)) if as_json else page(found, dry_run))
+    if dry_run or not found.rows:
+        raise SystemExit(1 if found.gone else 0)
+    return planned(plan, found), found.gone > 0
+
+
 def _preview(config: Config, plan: Plan, as_json: bool) -> None:
     from dataclasses import asdict
 
@@ -159,7 +176,7 @@ def _preview(config: Config, plan: Plan, as_json: bool) -> None:
     click.echo(json_line(asdict(shown)) if as_json else preview_page(shown, sample))
 
 
-def _run(whole: Any, as_json: bool) -> None:
+def _run(whole: Any, as_json: bool, lost: bool = False) -> None:
     from poller.cli.meter import Meter
     from poller.cli.replaying import ended_page
 
@@ -172,7 +189,7 @@ def _run(whole: Any, as_json: bool) -> None:
 
         ended: Ended = asyncio.run(whole(told))
     click.echo(json_line(ended.document()) if as_json else ended_page(ended))
-    click.get_current_context().exit(0 if ended.clean else 1)
+    click.get_current_context().exit(0 if ended.clean and not lost else 1)
 
 
 def _told(run: str, change: Any, config_path: Path, as_json: bool) -> None:

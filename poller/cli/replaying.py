@@ -58,7 +58,7 @@ class Ended:
     @property
     def clean(self) -> bool:
         """Whether all that was to be run has been, and none failed."""
-        return self.run.state == "done" and not any(self.tally[key] for key in ("failed_again", "split", "given_back"))
+        return self.run.state == "done" and not any(self.tally[key] for key in ("failed_again", "split", "unfit", "given_back"))
 
     def document(self) -> dict[str, Any]:
         return {**self.tally, "run": self.run.name, "state": self.run.state, "failures": dict(self.failures)}
@@ -229,7 +229,8 @@ def tally_page(tally: Mapping[str, int]) -> str:
     words = (
         ("failed_again", "failed again"),
         ("split", "failed again in part, which is kept as a new failure"),
-        ("skipped", "skipped: another replay had it, it was not kept any more, or could not be run"),
+        ("skipped", "skipped: another replay had it, or it was not kept any more"),
+        ("unfit", "left as it is: it cannot be read, or not be changed as asked (the log says why)"),
         ("given_back", "not finished, and kept"),
     )
     parts = [f"{tally[key]:,} {text}" for key, text in words if tally[key]]

@@ -29,7 +29,7 @@ def sentence(name: str, answers: Sequence[dict[str, Any]]) -> str:
         return f"{name} does not run"
     open_ = [answer["was"] for answer in answers if answer["was"] is not None]
     if not open_:
-        return f"the circuit breaker of {name} was closed"
+        return f"the circuit breaker of {name} was not open"
     first = min(open_, key=lambda was: float(was["since"]))
     where = f" in {len(open_)} of {len(answers)} workers" if len(answers) > 1 else ""
     was = f"it was open since {moment(first['since'])}: {shortened(first['error'], 120)}"

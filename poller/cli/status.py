@@ -104,7 +104,9 @@ def _mapping(mapping: MappingStatus) -> tuple[object, ...]:
     held = sum(lane.held for lane in mapping.lanes)
     records = (counters.polled, counters.filtered, counters.done, held)
     batches = (counters.batches, counters.invocations, faults, counters.retries, counters.splits)
-    state = mapping.state if mapping.enabled else "disabled"
+    state: str = mapping.state if mapping.enabled else "disabled"
+    if mapping.circuit is not None and state == "running":
+        state = f"circuit {mapping.circuit.state}"
     return (mapping.name, state, mapping.function, *records, *batches, counters.kept)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from poller import redaction, units
+from poller import units
 from poller.config.destinations import Destinations
-from poller.config.filters import Filters
+from poller.config.errors import error_breaches, undivided
 from poller.config.lines import TomlPath
 from poller.config.problems import Problems, shown
 from poller.config.rules import UNREAD, Case, breaches
-from poller.config.schema import BackoffTable, BreakerTable, Defaults, MappingTable
+from poller.config.schema import BackoffTable, BreakerTable, Defaults, ErrorTable, MappingTable
 from poller.config.secrets import Secrets
 from poller.config.tables import Tables
 from poller.config.tree import MappingConfig, digest
@@ -22,6 +22,7 @@ from poller.settings import (
     Backoff,
     Batching,
     BreakerSettings,
+    ErrorRule,
     FailureSettings,
     Filterable,
     FilterSettings,
@@ -66,7 +67,9 @@ class Mappings:
         case = Case(table, raw, kind, traits, safe=(table.defaults or self.defaults) == "safe")
         for breach in breaches(case):
             self.problems.add((*path, breach.key), breach.found, breach.allowed, breach.meant)
-        filters = Filters(self.problems, (*path, "filters")).read(table.filters, traits.filterable, kind, table.log_filtered)
+        for number, breach in error_breaches(case):
+            self.problems.add((*path, "errors", number, breach.key), breach.found, breach.allowed)
+        filters = self._filters(table, (*path, "filters"), traits.filterable, kind)
         if source is None:
             return None
         for sentence in () if case.safe else traits.refused_by_aws:
@@ -112,7 +115,18 @@ class Mappings:
                     self.problems.say(_place(problem, resolved, path), self.secrets.redact(problem))
             return None
 
+    def _filters(self, table: MappingTable, place: TomlPath, over: Filterable | None, source: str) -> FilterSettings | None:
+        if not table.filters:
+            return None
+        from poller.config.filters import Filters  # the language is not read for those who use none of it
+
+        return Filters(self.problems, place).read(table.filters, over, source, table.log_filtered)
+
     def _redaction(self, texts: Sequence[str], place: TomlPath, over: Filterable | None) -> RedactionSettings | None:
+        if not texts:
+            return None
+        from poller import redaction
+
         found = []
         for number, text in enumerate(texts):
             try:
@@ -123,6 +137,10 @@ class Mappings:
 
     def _warn(self, case: Case, path: TomlPath) -> None:
         table = case.table
+        for number, instead in undivided(case):
+            found = shown(table.errors[number].match)
+            sentence = f"an error that matches {found} gives up every record of its batch, the good ones too; {instead}"
+            self.problems.warn((*path, "errors", number), sentence)
         if case.traits.kind == "stream" and _retries(case) is None and table.maximum_record_age in {None, -1}:
             why = "" if table.maximum_retry_attempts == -1 else ', as defaults = "aws" has it'
             self.problems.warn(
@@ -170,6 +188,7 @@ def _settings(name: str, case: Case, function: FunctionSettings | None, filters:
             maximum_receive_count=table.maximum_receive_count,
             backoff=_backoff(table.retry_backoff),
             backoff_set=table.retry_backoff is not None,
+            errors=tuple(map(_rule, table.errors)),
         ),
         width=width,
         safe=case.safe,
@@ -187,6 +206,12 @@ def _batching(case: Case) -> Batching:
 
 def _backoff(table: BackoffTable | None) -> Backoff:
     return Backoff() if table is None else Backoff(units.duration(table.initial), units.duration(table.maximum))
+
+
+def _rule(table: ErrorTable) -> ErrorRule:
+    backoff = None if table.retry_backoff is None else _backoff(table.retry_backoff)
+    attempts, receives, bisect = table.maximum_retry_attempts, table.maximum_receive_count, table.bisect_batch_on_function_error
+    return ErrorRule(table.match, table.action, attempts, receives, backoff, bisect)
 
 
 def _breaker(table: bool | BreakerTable | None, safe: bool) -> BreakerSettings | None:

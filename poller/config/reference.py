@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from poller.config.hints import Hint
-from poller.config.schema import BackoffTable, BreakerTable, FunctionTable, MappingTable, PollerTable
+from poller.config.schema import BackoffTable, BreakerTable, ErrorTable, FunctionTable, MappingTable, PollerTable
 
 _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("[poller]", PollerTable),
@@ -16,6 +16,7 @@ _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("[mappings.NAME]", MappingTable),
     ("[mappings.NAME.retry_backoff]", BackoffTable),
     ("[mappings.NAME.circuit_breaker]", BreakerTable),
+    ("[[mappings.NAME.errors]]", ErrorTable),
 )
 
 

@@ -166,6 +166,45 @@ class BreakerTable(Struct, frozen=True, kw_only=True):
     ] = "1h"
 
 
+class ErrorTable(Struct, frozen=True, kw_only=True):
+    """What to do about certain errors of the function; of several such tables the first that matches counts."""
+
+    match: Annotated[
+        str,
+        Meta(
+            description="Which errors: a glob (`*`, `?`, `[...]`) over the error's type, such as `ValidationError*`; over `type: message` "
+            'if it holds ": ".',
+            min_length=1,
+        ),
+    ]
+    action: Annotated[
+        Literal["discard", "retry", "pause"],
+        Meta(
+            description="`discard`: given up at once, to the journal and `on_failure`; where failed batches are split, the record is found "
+            "first. `retry`: tried again, as the keys below say. `pause`: the mapping is paused, until `poller resume`."
+        ),
+    ]
+    maximum_retry_attempts: Annotated[
+        Annotated[int, Meta(ge=-1)] | None,
+        Meta(description="Streams, with `retry`: as the mapping's, for these errors.", extra={"default": "the mapping's"}),
+    ] = None
+    maximum_receive_count: Annotated[
+        Positive | None,
+        Meta(
+            description="Queues, with `retry`: as the mapping's, for these errors; it cannot be above that.",
+            extra={"default": "the mapping's"},
+        ),
+    ] = None
+    bisect_batch_on_function_error: Annotated[
+        bool | Literal["key"] | None,
+        Meta(description="Streams, with `retry` and `discard`: as the mapping's, for these errors.", extra={"default": "the mapping's"}),
+    ] = None
+    retry_backoff: Annotated[
+        BackoffTable | None,
+        Meta(description="With `retry`: as the mapping's, for these errors.", extra={"default": "the mapping's"}),
+    ] = None
+
+
 class MappingTable(Struct, frozen=True, kw_only=True):
     """One event source mapping. Its source is the table `[mappings.NAME.source]`: `type`, and the options of that type."""
 
@@ -228,9 +267,10 @@ class MappingTable(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     bisect_batch_on_function_error: Annotated[
-        bool | None,
+        bool | Literal["key"] | None,
         Meta(
-            description="Streams: split a failed batch in two until the bad record stands alone.",
+            description="Streams: split a failed batch in two until the bad record stands alone. `key`: so that the records of a key stay "
+            "together, where they can. An error that names a record (`record_index`) is split there.",
             extra={"default": "true; false under `aws`"},
         ),
     ] = None
@@ -303,3 +343,10 @@ class MappingTable(Struct, frozen=True, kw_only=True):
             extra={"default": '`{ initial = "1s", maximum = "60s" }`; queues: the visibility timeout'},
         ),
     ] = None
+    errors: Annotated[
+        list[ErrorTable],
+        Meta(
+            description="What to do about certain errors: tables `[[mappings.NAME.errors]]`, of which the first that matches counts.",
+            extra={"default": "`[]`: all errors alike"},
+        ),
+    ] = []

@@ -41,8 +41,8 @@ class DestinationConfig:
 
     @property
     def shown(self) -> str:
-        """The name, for logs and pages: without a password that its URL may have."""
-        return masked(self.name)
+        """The name, for logs and pages: without a password that its URL may have, or what else its kind hides of its address."""
+        return self.traits.shown or masked(self.name) if self.name == self.to else masked(self.name)
 
     def redacted(self, text: str) -> str:
         """A text of others without an address that is a secret, and without the password of one that is none."""

@@ -14,8 +14,8 @@ from poller.replay.claims import CLAIM_SECONDS
 NAMED = 10
 """How many ids a preview names."""
 
-ORDER = "within a row records keep their order; between rows no order is kept: they start oldest first, and none waits for another"
-IN_ORDER = "records keep their order within a row, and rows theirs, oldest first: each begins when the one before has ended"
+ORDER = "within a failure records keep their order; between failures no order is kept: they start oldest first, and none waits for another"
+IN_ORDER = "records keep their order within a failure, and failures theirs, oldest first: each begins when the one before has ended"
 
 
 def order(concurrency: int, to: str = "") -> str:

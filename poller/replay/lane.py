@@ -31,8 +31,9 @@ log = logging.getLogger("poller.replay")
 
 T = TypeVar("T")
 
-Ending: TypeAlias = Outcome | Literal["skipped", "given_back"]
-"""What became of a row in this run; `skipped`: another run has it, it is not kept any more, or cannot be run."""
+Ending: TypeAlias = Outcome | Literal["skipped", "unfit", "given_back"]
+"""What became of a row in this run; `skipped`: another run has it, or it is not kept any more; `unfit`: it cannot be read, or changed as
+the run asks, and stays as it is."""
 
 
 def rest_of(row: str, record: str = "") -> str:

@@ -17,6 +17,7 @@ from dataclasses import replace as changed
 from random import Random
 from typing import Literal
 
+from poller.error_rules import replayed
 from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
@@ -40,22 +41,26 @@ def block(policy: Policy, failure: FailureSettings, only_failing: bool = False) 
 
     `only_failing`: what fails as a whole is halved down to single records, whatever the policy says."""
     if only_failing:
-        return changed(block(policy, failure), bisect=True)
+        made = block(policy, failure)
+        return changed(made, bisect=made.bisect or True, errors=replayed(made.errors, RETRIES, bisected=True))
     if isinstance(policy, Block):
-        retries = policy.maximum_retry_attempts
-        return changed(policy, maximum_retry_attempts=RETRIES if retries is None else retries, maximum_record_age=None, retention=None)
+        limit, errors = policy.maximum_retry_attempts, replayed(policy.errors, RETRIES)
+        limit = RETRIES if limit is None else limit
+        return changed(policy, maximum_retry_attempts=limit, maximum_record_age=None, retention=None, errors=errors)
     if not isinstance(policy, Redeliver):
         return Block(RETRIES, None, failure.bisect, failure.backoff, "cut")
     receives = policy.redrive_count if policy.limit is None else policy.limit
     # A queue deletes what is not named, unless later records of a failed group are given back with it.
     partial: Literal["cut", "listed"] = "cut" if policy.groups else "listed"
-    return Block(RETRIES if receives is None else receives - 1, None, failure.bisect, failure.backoff, partial)
+    retries, errors = RETRIES if receives is None else receives - 1, replayed(policy.errors, RETRIES)
+    return Block(retries, None, failure.bisect, failure.backoff, partial, errors=errors)
 
 
 @dataclass(slots=True)
 class Tally:
     """Where a run stands, in rows. `done_rows` is the sum of the endings: `split` rows failed again in part, `skipped` ones are another
-    run's, or not kept any more. `given_back` rows were begun and not finished (a stop, a lost claim), and are not done."""
+    run's, or not kept any more, `unfit` ones cannot be read, or changed as the run asks. `given_back` rows were begun and not finished
+    (a stop, a lost claim), and are not done."""
 
     total_rows: int = 0
     done_rows: int = 0
@@ -64,6 +69,7 @@ class Tally:
     failed_again: int = 0
     split: int = 0
     skipped: int = 0
+    unfit: int = 0
     given_back: int = 0
 
     def add(self, ending: Ending) -> None:

@@ -116,8 +116,10 @@ class ReplaySource:
                 self._take(entries[row])
             elif row in done:
                 self._ended(row, done[row].outcome)
+            elif row in ours:
+                self._ended(row, "unfit")
             else:
-                log.info("row %s is skipped: another run has it, it is not kept any more, or cannot be read", row[:12])
+                log.info("row %s is skipped: another run has it, or it is not kept any more", row[:12])
                 self._ended(row, "skipped")
         await self._give_back([row for row in ours if row not in entries])
         self._since = now
@@ -143,7 +145,7 @@ class ReplaySource:
         except StoreError as error:
             if len(rows) > 1:
                 return {name: entry for row in rows for name, entry in (await self._read((row,))).items()}
-            log.error("row %s is skipped, it cannot be read: %s", rows[0][:12], error)
+            log.error("row %s is left as it is, it cannot be read: %s", rows[0][:12], error)
             return {}
         return {row.entry.id: row.entry for row in found}
 
@@ -151,8 +153,8 @@ class ReplaySource:
         try:
             self._claimed.append((entry, self._part.edit(entry)))
         except PollerError as error:
-            log.error("row %s is skipped, it cannot be edited: %s", entry.id[:12], error)
-            self._ended(entry.id, "skipped")
+            log.error("row %s is left as it is, it cannot be changed as asked: %s", entry.id[:12], error)
+            self._ended(entry.id, "unfit")
 
     async def _give_back(self, rows: Sequence[str]) -> None:
         if rows:

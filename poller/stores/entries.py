@@ -28,8 +28,8 @@ _REOPEN = """
 """
 _NEW_FAILURE = """
     INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
-                          fingerprint, size, bytes, state, failures, changed, owner, until)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
+                          fingerprint, size, bytes, taken_from, state, failures, changed, owner, until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
 """
 # A row that has no fingerprint yet is measured when it gets one.
 _GROWN = "UPDATE failures SET size = size + ?, bytes = bytes + ? WHERE number = ?"
@@ -76,7 +76,7 @@ def encode_fault(fault: Fault | None) -> bytes | None:
     if fault is None:
         return None
     trace = tuple(map(text, fault.trace))
-    return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled))
+    return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled, fault.record_index))
 
 
 def append(connection: sqlite3.Connection, entry: Entry) -> str:
@@ -161,6 +161,7 @@ def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, pla
             entry.group,
             len(places),
             row_weight(entry) + weight([entry.records[place] for place in places]),
+            text(entry.taken_from),
             entry.time,
         ),
     )

@@ -39,7 +39,8 @@ def decode(id: str, content: bytes) -> Entry:
 def posted(entry: Entry, places: Sequence[int], again: bool = False) -> list[Delivery]:
     """One for each destination of a failure, of which the records at `places` were added to the journal, or kept again.
 
-    Due at once. `again`: its row was there already; then the delivery has an id of its own, for it is another failure to a receiver.
+    Due at once by any clock: that of who delivers may be behind. `again`: its row was there already; then the delivery has an id of its
+    own, for it is another failure to a receiver.
     """
     if not entry.destinations:
         return []
@@ -48,13 +49,14 @@ def posted(entry: Entry, places: Sequence[int], again: bool = False) -> list[Del
         identifiers = tuple(entry.identifiers[place] for place in places) if entry.identifiers else ()
         entry = replace(entry, records=records, identifiers=identifiers)
     name = identity(entry.id, "again", repr(entry.time), [record.id for record in entry.records]) if again else entry.id
-    return [Delivery(0, name, destination, "failure", entry, due=entry.time) for destination in entry.destinations]
+    return [Delivery(0, name, destination, "failure", entry) for destination in entry.destinations]
 
 
 def _clean(entry: Entry) -> Entry:
     fault = entry.fault
     if fault is not None:
-        fault = Fault(fault.kind, text(fault.type), text(fault.message), tuple(map(text, fault.trace)), fault.unhandled)
+        trace = tuple(map(text, fault.trace))
+        fault = Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled, fault.record_index)
     return replace(
         entry,
         fault=fault,

@@ -159,4 +159,9 @@ _GROUPS = (
     "CREATE INDEX records_by_key ON records (key, failure) WHERE key IS NOT NULL",
 )
 
-SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING, _RUNS, _OUTBOX, _GROUPS))
+_REDRIVE = (
+    # The address of the dead letter that it was made from.
+    "ALTER TABLE failures ADD COLUMN taken_from TEXT NOT NULL DEFAULT ''",
+)
+
+SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING, _RUNS, _OUTBOX, _GROUPS, _REDRIVE))

@@ -183,6 +183,17 @@ class HandlerContract:
             assert (await bench.fault({"odd": True})).message == "<Odd without a message>"
             assert (await bench.fault({"odd": False})).message == "half a pair ?"
 
+    async def test_an_error_may_name_its_record(self, tmp_path: Path) -> None:
+        source = """
+            def handle(event, context):
+                error = ValueError("bad")
+                error.record_index = eval(event)
+                raise error
+        """
+        async with self.bench(tmp_path, source) as bench:
+            said = [(await bench.fault(index)).record_index for index in ("7", "0", "-1", "True", "'7'", "1.0", "10**5000")]
+        assert said == [7, 0, None, None, None, None, None]
+
     async def test_a_function_that_takes_no_context_fails_by_type_error(self, tmp_path: Path) -> None:
         async with self.bench(tmp_path, "def handle(event): pass") as bench:
             fault = await bench.fault()

@@ -12,7 +12,7 @@ from poller.protocols import Journal, Store
 from poller.testing.stores import refused
 
 ANY = Selection(states=())
-FAULT = Fault("error", "ValueError", "no such order: \N{SNOWMAN} \x00 \"'", ("app.py:7 handle", "orders.py:9 find"))
+FAULT = Fault("error", "ValueError", "no such order: \N{SNOWMAN} \x00 \"'", ("app.py:7 handle", "orders.py:9 find"), record_index=1)
 
 
 def make_entry(name: str, *records: str, **fields: Any) -> Entry:
@@ -67,6 +67,7 @@ class AppendContract:
             kept="queue-dlq",
             run="replay-1",
             reason="RetentionExpiring",
+            taken_from="arn:aws:sqs:eu-west-1:123456789012:orders-dlq",
         )
         assert list(await store.journal.append([entry])) == ["f1"]
         assert list(await store.journal.select(ANY)) == [Row(entry, "kept", 0, entry.time)]

@@ -89,9 +89,11 @@ class WatchedCircuit(Circuit):
     def over(self, probe: bool) -> None:
         self._running = self._running and not probe
 
-    def decided(self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions]) -> Actions:
+    def decided(
+        self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions], answered: bool = False
+    ) -> Actions:
         was = self.open
-        actions = super().decided(batch, outcome, probe, decide)
+        actions = super().decided(batch, outcome, probe, decide, answered)
         if was != self.open:
             self._world.count(f"breaker {'opened' if self.open else 'closed'}")
         match outcome, actions:

@@ -43,13 +43,15 @@ class NoOptions(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Receiver:
-    """What one destination has taken, in order. `down`: it refuses everything; `refuses`: ids that it never takes, and says so; `chokes`:
-    ids that it fails for; `held`: it answers once that is set; `rate`: how many sends in one meet a fault."""
+    """What one destination has taken, in order. `down`: it refuses everything, and asks to be tried again `after` so many seconds;
+    `refuses`: ids that it never takes, and says so; `chokes`: ids that it fails for; `held`: it answers once that is set; `rate`: how many
+    sends in one meet a fault."""
 
     random: Random
     arrived: list[Delivery] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
     down: bool = False
+    after: float | None = None
     refuses: frozenset[str] = frozenset()
     chokes: frozenset[str] = frozenset()
     held: asyncio.Event | None = None
@@ -65,7 +67,7 @@ class Receiver:
         await (asyncio.sleep(self.random.expovariate(50.0)) if self.held is None else self.held.wait())
         gate.check()
         if self.down or delivery.id in self.chokes:
-            raise NotConnected("it is away")
+            raise NotConnected("it is away", retry_after=self.after)
         if delivery.id in self.refuses:
             raise NotConnected("it is refused", permanent=True)
         fate = (

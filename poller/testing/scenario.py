@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from poller.policy import Block, Redeliver
 from poller.protocols import Policy
-from poller.settings import Backoff, Batching, BreakerSettings, FailureSettings, FilterSettings, MappingSettings
+from poller.settings import Backoff, Batching, Bisect, BreakerSettings, ErrorRule, FailureSettings, FilterSettings, MappingSettings
 from poller.testing.fakes import FILTERABLE
 from poller.testing.oracle import Rules, poison_bound
 
@@ -24,7 +24,8 @@ class Scenario:
 
     `reshards`: how often shards split, merge or roll over. Chances are from 0 to 1: `faults` of a call of store or source, `late` of a save
     to be long on its way, `stumbles` of a fetch to fail in a way that nobody foresaw. `lateness`: seconds by which the arrival time of a
-    record may go back. `outages`: when the function fails whatever it is given, from and until, in seconds of the run.
+    record may go back. `outages`: when the function fails whatever it is given, from and until, in seconds of the run. `named`: the chance
+    that an error names a record, not always the right one.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class Scenario:
     reshards: int = 0
     lateness: float = 0.0
     outages: tuple[tuple[float, float], ...] = ()
+    named: float = 0.0
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -105,6 +107,21 @@ class Scenario:
         outages = tuple((start, start + random.uniform(2.0, storm * 0.5)) for start in starts)
         return replace(self, settings=replace(self.settings, breaker=breaker), outages=outages)
 
+    def ruled(self, random: Random, chance: float = 0.4) -> Scenario:
+        """Perhaps the same with error rules, splits along keys, and errors that name records."""
+        if random.random() >= chance:
+            return self
+        said = self.settings.failure
+        limit, receives = random.choice((None, min(1, said.maximum_retry_attempts or 0))), random.choice((None, 1, 2))
+        own = ErrorRule("Poison: a *", "retry", limit, receives, Backoff(0.2, 5.0), random.choice((None, True, False)))
+        errors = random.choice(((), (ErrorRule("Poison", "discard"),), (ErrorRule("Trans*", "discard"), own)))
+        bisect: Bisect = "key" if said.bisect and random.random() < 0.5 else said.bisect
+        policy: Any = replace(cast("Any", self.policy), errors=errors)
+        if isinstance(policy, Block):
+            policy = replace(policy, bisect=bisect)
+        settings = replace(self.settings, failure=replace(said, errors=errors, bisect=bisect))
+        return replace(self, settings=settings, policy=policy, named=random.choice((0.0, 0.5, 1.0)))
+
     def filtered(self, unwanted: float) -> Scenario:
         """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""
         filters = FilterSettings((WANTED,), FILTERABLE, logged=10) if unwanted else None
@@ -120,6 +137,7 @@ class Scenario:
             limits = [limit for limit in (self.policy.maximum_receive_count, self.redrive) if limit is not None]
             return Rules(self.settings.width, self.concurrency, None, min(limits), ordered=False)
         alone = self.transient == 0 and not self.outages
-        exact = alone and failure.bisect and self.answers == "full" and failure.maximum_record_age is None
+        halves = failure.bisect is True and not failure.errors and not self.named
+        exact = alone and halves and self.answers == "full" and failure.maximum_record_age is None
         record = poison_bound(self.settings.batching.size, attempts) if exact else None
         return Rules(self.settings.width, self.concurrency, attempts + 2, record, ordered=True)

@@ -64,8 +64,9 @@ class Report:
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
     random = Random(seed)
-    # Dice of their own: what has no windows, or no breaker, is drawn as if there were none.
+    # Dice of their own: what has no windows, breaker or rules is drawn as if there were none.
     own = Scenario.draw(random).tumbling(Random(f"windows of {seed}")).breaking(Random(f"breaker of {seed}"), STORM_SECONDS)
+    own = own.ruled(Random(f"rules of {seed}"))
     try:
         return run_virtually(World(seed, random, scenario or own, store or MemoryStore()).run())
     except BaseException as error:
@@ -118,7 +119,11 @@ class World:
             return Returned(b"null"), names
         if scenario.answers == "full" or (scenario.answers == "mixed" and random.random() < 0.5):
             self.count("fault")
-            return Fault("error", "Poison", "a poison record"), ()
+            index = None
+            if self.happens(scenario.named):
+                self.count("record named")
+                index = names.index(bad[0]) if random.random() < 0.8 else random.randrange(-2, len(names) + 2)
+            return Fault("error", "Poison", "a poison record", record_index=index), ()
         self.count("partial")
         answer = orjson.dumps({"batchItemFailures": [{"itemIdentifier": name} for name in bad]})
         first = names.index(bad[0])

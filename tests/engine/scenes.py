@@ -23,7 +23,17 @@ from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.progress import Progress
 from poller.protocols import Event, Lane, Policy
-from poller.settings import Backoff, Batching, BreakerSettings, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.settings import (
+    Backoff,
+    Batching,
+    Bisect,
+    BreakerSettings,
+    Context,
+    ErrorRule,
+    FailureSettings,
+    FunctionSettings,
+    MappingSettings,
+)
 from poller.stores.memory import MemoryCheckpoints, MemoryJournal, MemoryStore
 from poller.stores.memory_runs import MemoryRuns
 from poller.testing.clock import VirtualLoop, run_virtually
@@ -228,15 +238,16 @@ class Scene:
     width: int = 1
     maximum_bytes: int = 6_000_000
     retries: int = 2
-    bisect: bool = True
+    bisect: Bisect = True
     reporting: bool = False
     backoff: Backoff = field(default_factory=Backoff)
     store: Store = field(default_factory=Store)
     interval: float = 1.0
     breaker: BreakerSettings | None = None
+    errors: tuple[ErrorRule, ...] = ()
 
     def __post_init__(self) -> None:
-        failure = FailureSettings(self.retries, bisect=self.bisect, reporting=self.reporting, backoff=self.backoff)
+        failure = FailureSettings(self.retries, bisect=self.bisect, reporting=self.reporting, backoff=self.backoff, errors=self.errors)
         batching = Batching(self.size, self.window, self.maximum_bytes)
         self.settings = MappingSettings("orders", "orders", "f", batching, failure, self.width)
         self.counters = MappingCounters()
@@ -308,7 +319,7 @@ class Stream(FakeStream):
 
 
 def block(scene: Scene, partial: str = "cut", age: float | None = None) -> Block:
-    return Block(scene.retries, age, scene.bisect, scene.backoff, cast("Any", partial))
+    return Block(scene.retries, age, scene.bisect, scene.backoff, cast("Any", partial), errors=scene.errors)
 
 
 def source_of(

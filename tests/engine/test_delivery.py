@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ import pytest
 from poller.courier import PAGE, Courier
 from poller.delivery import AT_ONCE, delay, lanes
 from poller.errors import NotConnected
+from poller.failure import successes
 from poller.model import Delivery
 from poller.testing.clock import run_virtually
 from poller.testing.journals import make_entry
-from poller.testing.postal import PostalWorld, deliver, mapping
+from poller.testing.postal import PostalWorld, deliver, mapping, now
 
 SEEDS = int(os.environ.get("POLLER_SEEDS", "30"))
 
@@ -99,6 +101,19 @@ def test_an_hour_away_costs_few_attempts_and_no_order() -> None:
     world = play(scene, destinations=1)
     assert max(pages) <= PAGE  # memory holds a page, however much waits
     assert world.counters.delivered == 1000 and world.counters.delivery_failures < 60
+
+
+def test_a_receiver_that_asks_to_be_tried_at_once_is_not() -> None:
+    async def scene(world: PostalWorld) -> None:
+        (receiver,) = world.receivers.values()
+        receiver.down, receiver.after = True, 0.0
+        life = await world.live()
+        await world.fail("f", life=life)
+        await asyncio.sleep(60.0)
+        assert 10 < len(receiver.tried) <= 61
+        await life.couriers.aclose()
+
+    play(scene, destinations=1)
 
 
 def test_what_one_receiver_refuses_holds_up_nothing_else() -> None:
@@ -181,6 +196,74 @@ def test_a_stop_lets_what_is_sent_arrive_and_keeps_the_rest() -> None:
         world.check()
 
     play(scene, destinations=1)
+
+
+def test_who_has_lost_its_lease_while_a_send_hung_sends_nothing_that_comes_after() -> None:
+    async def scene(world: PostalWorld) -> None:
+        (receiver,) = world.receivers.values()
+        first = await world.live()
+        receiver.held = asyncio.Event()
+        for n in range(5):
+            await world.fail(f"f{n}", life=first)
+        await asyncio.sleep(1.0)
+        first.line.cut_until = asyncio.get_running_loop().time() + 15.0  # its lease runs out
+        second = await world.live()
+        await asyncio.sleep(14.0)
+        assert receiver.tried == ["f0", "f0"]
+        receiver.held.set()
+        await world.emptied(60.0)
+        assert receiver.tried == ["f0", "f0", "f1", "f2", "f3", "f4"]
+        await first.couriers.aclose()
+        await second.couriers.aclose()
+        world.check()
+
+    play(scene, destinations=1)
+
+
+def test_a_stop_begins_nothing_more() -> None:
+    async def scene(world: PostalWorld) -> None:
+        (receiver,) = world.receivers.values()
+        receiver.held = asyncio.Event()
+        life = await world.live()
+        for n in range(5):
+            await world.fail(f"f{n}", life=life)
+        await asyncio.sleep(1.0)
+        asyncio.get_running_loop().call_later(3.0, receiver.held.set)
+        await life.couriers.aclose(10.0)
+        assert receiver.tried == receiver.ids == ["f0"]
+
+    play(scene, destinations=1)
+
+
+def test_a_clock_that_is_behind_keeps_nothing_waiting() -> None:
+    async def scene(world: PostalWorld) -> None:
+        entry = make_entry("f", "f", time=now() + 3600.0, destinations=tuple(world.receivers))  # another host's clock, or this one's before
+        world.expected.add("f")
+        await world.store.journal.append([entry])
+        await world.store.outbox.put(successes(replace(entry, id="s"), b"null"))
+        world.expected.add("s")
+        life = await world.live()
+        await world.emptied(60.0)
+        await life.couriers.aclose()
+        assert all(len(receiver.arrived) == 2 for receiver in world.receivers.values())
+
+    play(scene)
+
+
+def test_a_stop_during_a_reload_lets_no_courier_begin_behind_its_back() -> None:
+    async def scene(world: PostalWorld) -> None:
+        for receiver in world.receivers.values():
+            receiver.held = asyncio.Event()
+        life = await world.live()
+        await world.fail("f", life=life)
+        await asyncio.sleep(1.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(life.couriers.adopt([mapping("post:1")], 30.0))
+            await asyncio.sleep(1.0)
+            await life.couriers.aclose(5.0)
+        assert [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()} if "courier" in task.get_name()] == []
+
+    play(scene)
 
 
 def test_what_waits_for_a_destination_that_is_configured_no_more_is_kept_until_it_is_again() -> None:

@@ -1,6 +1,6 @@
 """Fifty workers and five hundred shards, whatever happens to them; and every broken part is found out, in a smaller fleet.
 
-POLLER_SEEDS / 15 says how many runs. A run that breaks a law names its seed: `rally(seed)` plays it again, event for event.
+POLLER_SEEDS / 25 says how many runs. A run that breaks a law names its seed: `rally(seed)` plays it again, event for event.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from poller.testing.oracle import Broken
 
 pytestmark = pytest.mark.slow
 
-SEEDS = max(2, int(os.environ.get("POLLER_SEEDS", "30")) // 15)
+SEEDS = max(2, int(os.environ.get("POLLER_SEEDS", "30")) // 25)
 
 ENOUGH = 10
 """So many runs reach every kind of event."""

@@ -757,7 +757,7 @@ async def test_the_iterator_tells_where_the_run_stands_and_ends_with_the_whole()
     world = await prepared(fails_on(*POISON))
     tallies = [tally async for tally in iterated(world)]
     assert tallies[-1] == {
-        "total_rows": 3, "done_rows": 3, "replayed": 1, "sent": 0, "failed_again": 1, "split": 1, "skipped": 0, "given_back": 0,
+        "total_rows": 3, "done_rows": 3, "replayed": 1, "sent": 0, "failed_again": 1, "split": 1, "skipped": 0, "unfit": 0, "given_back": 0,
     }  # fmt: skip
     assert [tally["done_rows"] for tally in tallies] == sorted(tally["done_rows"] for tally in tallies)
     assert len(tallies) >= 4

@@ -33,7 +33,7 @@ EVENTS = (
     *("ack", "retry", "release", "discard", "fault", "partial", "transient fault", "busy", "batch split", "lane opened", "lane lost"),
     *("span resumed", "handed back", "redriven", "store waited for", "save arrived late", "lane stumbled"),
     *("shard split", "shard merged", "shard rolled over", "fault: trim", "list not connected", "list late"),
-    *("RetryAttemptsExhausted", "RecordAgeExceeded", "MaximumReceiveCountExceeded"),
+    *("RetryAttemptsExhausted", "RecordAgeExceeded", "MaximumReceiveCountExceeded", "ErrorDiscarded", "record named"),
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from connectors.local import queue_connector
 from poller.config import Config, load
@@ -22,6 +23,7 @@ from poller.probe import probe
 from poller.registry import Registry
 from poller.settings import DestinationTraits
 from tests.integration.test_daemon import running
+from tests.servers.webhook import webhook
 
 APP = """
 import json, pathlib
@@ -163,6 +165,36 @@ async def test_options_of_a_destination_restart_no_lane(configured: Callable[...
         assert not lane.done()
         (courier,) = [courier for courier, _ in daemon._couriers._couriers.values()]
         assert courier.route.destination.options.maximum_bytes == "2MiB"
+
+
+async def test_a_destination_that_hangs_keeps_no_lane_from_starting_anew(configured: Callable[..., Config]) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        asked.set()
+        await answer.wait()
+        return web.Response()
+
+    async with webhook() as receiver:
+        receiver.serve = hang
+        hook = f'on_failure = "{receiver.url}"'
+        config = configured(hook)
+        async with running(config) as daemon:
+            await put(config, "poison")
+            await asyncio.wait_for(asked.wait(), 20)
+            reloading = asyncio.create_task(daemon.adopt(configured(hook, 'redact = ["body.card"]')))
+            await put(config, "fine")
+
+            async def handled() -> bool:
+                one = daemon.running.get("a")
+                return one is not None and one.config is not config.mappings["a"] and one.runner.work.counters.done == 1
+
+            try:
+                await until(handled)
+                assert not reloading.done()
+            finally:
+                answer.set()
+            assert await reloading == ["started a"]
 
 
 async def test_of_several_workers_the_first_one_delivers(configured: Callable[..., Config]) -> None:

@@ -86,6 +86,23 @@ async def test_a_claim_on_a_failure_lasts_by_the_servers_clock_too(store: Postgr
     assert (await row_of(store.journal, "f1")).changed == 5.0  # for a person, who reads it on the host
 
 
+async def test_what_an_append_has_found_is_not_removed_behind_its_back(store: PostgresStore, database: str) -> None:
+    await store.journal.append([make_entry("f1", "m1")])
+    await store.upkeep.size()  # its fingerprint is there
+    other = await asyncpg.connect(database)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM poller_origins FOR NO KEY UPDATE")  # as an append does, before it looks at rows
+            removing = asyncio.create_task(store.upkeep.remove(("kept",), 1e9, 9))
+            while not removing.done() and not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+            await other.execute("UPDATE poller_failures SET time = 2e9, changed = 2e9")  # it has failed once more
+        assert await removing == []
+    finally:
+        await other.close()
+    assert (await row_of(store.journal, "f1")).changed == 2e9
+
+
 # --- a server that is killed, or hangs ------------------------------------------------------------------------------------------------
 
 

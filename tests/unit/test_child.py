@@ -73,10 +73,19 @@ def test_a_deep_recursion_is_described_in_few_lines() -> None:
 
     with pytest.raises(RecursionError) as caught:
         again()
-    type_, message, trace = child.described(caught.value)
+    type_, message, trace, _ = child.described(caught.value)
     assert type_ == "RecursionError"
     assert "maximum recursion depth" in message
     assert len(trace) < 10
+
+
+def test_an_error_that_will_not_say_which_record_it_is_about_names_none() -> None:
+    class Odd(Exception):
+        @property
+        def record_index(self) -> int:
+            raise RuntimeError
+
+    assert child.described(Odd())[3] is None
 
 
 def test_a_trace_names_the_place_of_each_error(tmp_path: Path) -> None:

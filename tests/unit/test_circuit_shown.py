@@ -73,6 +73,7 @@ def test_an_open_one_is_the_one_reason_not_to_be_ready_and_tells_no_payload() ->
 
 def test_the_page_says_since_when_why_and_what_to_do() -> None:
     shown = page(DaemonStatus(mappings=[orders(open_())]), NOW)
+    assert "circuit open" in shown and "running" not in shown
     (line,) = [line for line in shown.splitlines() if "circuit breaker" in line]
     assert "its circuit breaker is open since" in line and "ConnectionError: no route to 10.0.0.7; 3 probes failed" in line
     assert "the next is due" in line and line.endswith("to close it: poller reset orders")
@@ -100,5 +101,5 @@ def test_a_reset_says_what_it_closed() -> None:
     run, other = {"runs": True, "was": was}, {"runs": True, "was": None}
     assert sentence("orders", [run]).startswith("the circuit breaker of orders is closed; it was open since")
     assert "is closed in 1 of 2 workers" in sentence("orders", [run, other])
-    assert sentence("orders", [other]) == "the circuit breaker of orders was closed"
+    assert sentence("orders", [other]) == "the circuit breaker of orders was not open"
     assert sentence("orders", [{"runs": False, "was": None}]) == "orders does not run"

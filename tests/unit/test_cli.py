@@ -60,8 +60,8 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str,
     return found
 
 
-NO_JSON = {("run",), ("init",), ("config", "reference")}
-"""Commands whose result is a process, files, or a document."""
+NO_JSON = {("run",), ("init",), ("config", "reference"), ("failures", "export")}
+"""Commands whose result is a process, files, or a document; or is JSON anyway."""
 
 
 @pytest.mark.parametrize("path", sorted(set(_commands(program)) - NO_JSON), ids=" ".join)
@@ -256,6 +256,15 @@ def test_explain_a_stream(folder: Path) -> None:
     shown = run("explain", "first", "--kind", "full").stdout
     assert "split into" in shown
     assert "at most: 10 invocations" in shown  # ceil(log2 10) + 1 + 5
+
+
+def test_explain_shows_what_the_error_rules_do(folder: Path) -> None:
+    with (folder / "poller.toml").open("a") as file:
+        file.write('\n[[mappings.first.errors]]\nmatch = "Auth*"\naction = "pause"\n')
+    lines = run("explain", "first", "--error", "AuthError: expired").stdout.splitlines()
+    assert lines[0].endswith("fails, pauses the mapping, until it is resumed")
+    assert json.loads(run("explain", "first", "--error", "AuthError", "--json").stdout)["paused"] is True
+    assert "given back" in run("explain", "first", "--error", "KeyError", "--kind", "named").stdout
 
 
 def test_explain_says_what_it_assumes(folder: Path) -> None:

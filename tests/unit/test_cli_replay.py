@@ -10,7 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -28,6 +28,7 @@ from poller.errors import HandlerError, StoreError
 from poller.functions import Function
 from poller.model import Call, Entry, Fault, KeptRecord, Response, Returned, Selection
 from poller.registry import Registry
+from poller.replay import Tally
 from poller.replay.hold import LOOK_SECONDS, RENEW_SECONDS, change, run_named
 from poller.runs import RUN_SECONDS, Plan, aborted, paused, planned, renewed, started
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
@@ -222,7 +223,7 @@ async def test_a_client_that_goes_ends_the_replay_and_the_rows_are_kept() -> Non
 
 
 def test_how_a_run_ended_is_told() -> None:
-    tally = {"total_rows": 5, "done_rows": 4, "replayed": 1, "sent": 0, "failed_again": 1, "split": 1, "skipped": 1, "given_back": 1}
+    tally = asdict(Tally(total_rows=6, done_rows=5, replayed=1, failed_again=1, split=1, skipped=1, unfit=1, given_back=1))
     assert tally_page(tally).startswith("1 failure replayed; 1 failed again; 1 failed again in part")
 
 
@@ -372,7 +373,7 @@ async def test_records_that_cannot_be_edited_leave_their_row_as_it_is() -> None:
     await bench.fill()
     await bench.store.journal.append([streamed("r0", "order", time=5.0)])
     last = (await bench.run(Plan(changes=("data.kind=1",))))[-1]
-    assert (last["replayed"], last["skipped"]) == (1, 3)
+    assert (last["replayed"], last["unfit"]) == (1, 3)
     assert {*await held(bench.store.journal, Selection())} == {"a1", "a2", "b1"}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from poller.config import Address, MappingConfig, handler_kind, load
 from poller.config.reference import render
-from poller.config.schema import BackoffTable, BreakerTable, FunctionTable, MappingTable, PollerTable
+from poller.config.schema import BackoffTable, BreakerTable, ErrorTable, FunctionTable, MappingTable, PollerTable
 from poller.model import MAXIMUM_EVENT_BYTES
 from poller.registry import Registry
 from poller.settings import Backoff, Batching, BreakerSettings, FailureSettings, FunctionSettings, MappingSettings
@@ -250,7 +250,7 @@ def test_the_reference_lists_every_key_with_its_sentence() -> None:
     text = render({"sqs": QueueOptions})
     rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in text.split("\n") if row.startswith("| `")]
     keys = [cells[0].strip("`") for cells in rows]
-    tables = (PollerTable, FunctionTable, MappingTable, BackoffTable, BreakerTable, QueueOptions)
+    tables = (PollerTable, FunctionTable, MappingTable, BackoffTable, BreakerTable, ErrorTable, QueueOptions)
     assert keys == [name for table in tables for name in table.__struct_fields__]
     for cells in rows[: -len(QueueOptions.__struct_fields__)]:
         assert len(cells) == 4 and all(cells), cells

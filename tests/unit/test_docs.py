@@ -22,12 +22,14 @@ from poller.registry import CONNECTORS, DESTINATIONS, Registry
 ROOT = Path(__file__).resolve().parents[2]
 README, FIDELITY, PROMISES, CHANGELOG = (ROOT / name for name in ("README.md", "FIDELITY.md", "PROMISES.md", "CHANGELOG.md"))
 DOCUMENTS = (README, FIDELITY, PROMISES, CHANGELOG)
+DEPLOY = (ROOT / "deploy" / "README.md", ROOT / "deploy" / "FAILURES.md", ROOT / "deploy" / "FLEET.md")
 
 EVIDENCE = {"recorded", "documented", "our choice"}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _REFERENCE = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?(?:::(\w+))?(?:\[([^\]`]+)\])?")
+_METRIC = re.compile(r"poller_\w+")
 _LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -130,7 +132,8 @@ def keys() -> set[str]:
     registry = Registry()
     destinations = {name: registry.destination(name).options for name in registry.names(DESTINATIONS)}
     reference = render({name: registry.connector(name).options for name in registry.names(CONNECTORS)}, destinations)
-    return set(re.findall(r"^\| `(\w+)` \|", reference, re.MULTILINE))
+    of_all_destinations = {"to"}
+    return set(re.findall(r"^\| `(\w+)` \|", reference, re.MULTILINE)) | of_all_destinations
 
 
 @pytest.mark.parametrize("text", fences(README, "toml"))
@@ -151,14 +154,35 @@ def test_readme_begins_with_what_init_writes() -> None:
     assert function in FUNCTION
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+FAILURES = DEPLOY[1]
+ORDERS = """
+[functions.orders]
+handler = "app.py:handle"
+[mappings.orders.source]
+type = "local-queue"
+name = "orders"
+"""
+
+
+@pytest.mark.parametrize("text", fences(FAILURES, "toml"))
+def test_every_part_of_a_configuration_about_failures_loads(text: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").touch()
+    (tmp_path / "hook.key").write_text("a secret of some length")
+    mapping = 'function = "orders"' if "[mappings.orders]" in text else '[mappings.orders]\nfunction = "orders"'
+    (tmp_path / "poller.toml").write_text(f"{text}\n{mapping}\n{ORDERS}")
+    config = load(tmp_path / "poller.toml", Registry(), {"HOOK": "Bearer t"})
+    assert config.mappings
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, FAILURES], ids=lambda path: path.name)
 def test_every_key_that_is_named_is_one(document: Path) -> None:
     """Names in code that look like keys: `two_words`, or `key = value`."""
     named = set[str]()
     for code in _INLINE.findall(prose(document)):
         if match := re.fullmatch(r"([a-z]+(?:_[a-z]+)+)(?: = .*)?|([a-z]+) = [\d\"{\[tf].*", code):
             named.add(match[1] or match[2])
-    assert named - keys() == set()
+    assert {name for name in named if not _METRIC.match(name)} - keys() == set()
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------------------
@@ -190,7 +214,7 @@ def wrong(call: str) -> str:
     return f"poller {call}: there is no {unknown[0]}" if unknown else ""
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "deploy" / "README.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, *DEPLOY], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_that_is_named_is_one(document: Path) -> None:
     assert [why for call in commands(document) if (why := wrong(call))] == []
 
@@ -208,11 +232,19 @@ def test_a_command_that_is_not_there_is_noticed() -> None:
 # --- the documents themselves -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *DEPLOY], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = [link for link in _LINK.findall(prose(document)) if "://" not in link]
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_metrics_that_are_named_are_there() -> None:
+    named = {code for document in (README, *DEPLOY) for code in _INLINE.findall(prose(document)) if _METRIC.fullmatch(code)}
+    told = (ROOT / "poller" / "metrics.py").read_text()
+    assert named
+    bare = {name: name.removeprefix("poller_").removesuffix("_total") for name in named}
+    assert [name for name, word in bare.items() if not re.search(rf'"(poller_)?{word}"', told)] == []
 
 
 def test_readme_is_short() -> None:
-    assert len(README.read_text().splitlines()) <= 370
+    assert len(README.read_text().splitlines()) <= 400

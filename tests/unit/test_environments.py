@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from handlers import memory, output
 from handlers.channel import MAXIMUM_ANSWER_BYTES, Channel
 from handlers.output import MAXIMUM_LINE_BYTES, Output
+from handlers.pool import Pool
 from handlers.process import Process
-from handlers.python import Pool
 from handlers.task import task_of
 from poller.errors import HandlerError
 from poller.model import Call, Fault, Returned

@@ -21,7 +21,7 @@ from poller.model import Call, Fault, Response, Returned
 from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.protocols import Source
-from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.settings import Backoff, Batching, Context, ErrorRule, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeHandler, FakeQueue, FakeQueueSource, FakeRecord, FakeShards, FakeStream, Gate
@@ -47,6 +47,62 @@ def calls(explained: Explanation) -> Calls:
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------------------
+
+
+RULES = (ErrorRule("Validation*", "discard"), ErrorRule("Slow: *", "retry", 1, 2, BACKOFF, bisect=False), ErrorRule("Auth*", "pause"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "error", "tree", "last"),
+    [
+        (
+            Block(2, None, True, BACKOFF, errors=RULES),
+            "named",
+            "ValidationError: x",
+            "fails, split into records 1-2, record 3 and record 4|succeeds, done|fails, discarded to the journal (ErrorDiscarded)"
+            "|succeeds, done",
+            "at most: 2 invocations, 0s",
+        ),
+        (
+            Block(2, None, True, BACKOFF, errors=RULES),
+            "full",
+            "Slow: x",
+            "fails, again after 500ms|fails, discarded to the journal (RetryAttemptsExhausted)",
+            "at most: 2 invocations, 1s",
+        ),
+        (
+            Block(2, None, True, BACKOFF, errors=RULES),
+            "full",
+            "AuthError: x",
+            "fails, pauses the mapping, until it is resumed",
+            "record 3 is in 1 of 1 invocations, and is not given up",
+        ),
+        (
+            Redeliver(3, None, None, False, errors=RULES),
+            "named",
+            "ValidationError: x",
+            "fails, record 3 discarded to the journal (ErrorDiscarded); 3 of records 1-4 given back for the rest of its visibility timeout"
+            "|succeeds, done",
+            "at most: 1 invocations, 0s",
+        ),
+        (
+            Redeliver(3, None, None, False, errors=RULES),
+            "full",
+            "Slow: x",
+            "fails, given back for 500ms|fails, discarded to the journal (MaximumReceiveCountExceeded)",
+            "at most: 2 invocations, 1s",
+        ),
+    ],
+    ids=lambda part: part.split(": ")[0] if isinstance(part, str) else type(part).__name__,
+)
+def test_error_rules_have_their_say(policy: Block | Redeliver, kind: Kind, error: str, tree: str, last: str) -> None:
+    type_, _, message = error.partition(": ")
+    explained = explain(policy, 4, 2, kind, 0.5, fault=Fault("error", type_, message))
+    *steps, summary, final = explained.lines()
+    if explained.paused:
+        steps, summary = [*steps, summary], final
+    assert [step.partition(": ")[2] for step in steps] == tree.split("|") and final == last
+    assert "record 3" in summary
 
 
 def test_a_poison_record_is_found_by_halves_and_given_up_alone() -> None:

@@ -90,6 +90,17 @@ async def test_without_room_nothing_is_left_of_the_line(tmp_path: Path) -> None:
     await destination.aclose()
 
 
+async def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "poller.toml"
+    path.write_text("[poller]\nlog = 'text'")
+    with pytest.raises(NotConnected, match="it is there, and holds no lines of JSON; name another") as caught:
+        await kind.open(f"file://{path}", FileOptions(), context())
+    assert caught.value.permanent
+    (finding,) = await kind.probe(f"file://{path}", FileOptions(), context())
+    assert finding.level == "error" and "no lines of JSON" in finding.text
+    assert path.read_text() == "[poller]\nlog = 'text'"
+
+
 def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     append(path, b"line\n", 100, 1)

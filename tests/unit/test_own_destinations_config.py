@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from poller.admin.overview import destination_statuses
 from poller.config import Config, load
 from poller.errors import ConfigError
+from poller.model import Waiting
 from poller.registry import Registry
 
 FILE = """
@@ -75,3 +77,13 @@ def test_what_is_refused(failure: str, source: str, text: str, tmp_path: Path) -
 def test_a_topic_takes_cluster_and_login_from_the_mappings_source(tmp_path: Path) -> None:
     (found,) = read(tmp_path, '"kafka://orders-dlq"', KAFKA).mappings["m"].destinations
     assert (found.options.bootstrap_servers, found.options.client_id) == (["b1:9092"], "ours")
+
+
+def test_an_address_that_may_hold_a_secret_is_on_no_page_and_in_no_log(tmp_path: Path) -> None:
+    config = read(tmp_path, '["https://h/T0/secret", "https://h/T1/secret", "https://me:secret@h", "https://h"]')
+    left = Waiting("m", "https://h/T2/secret", 1, 1.0, 0, "")
+    names = [each.name for each in destination_statuses(config, [left], Registry())]
+    assert "secret" not in "".join(names) and len({*names}) == 5  # metrics tell them apart by their names
+    assert names[3] == "https://h" and all(name.startswith("https://h/***") for name in (*names[:3], names[4]))
+    (first, *_) = config.mappings["m"].destinations
+    assert first.redacted("https://h/T0/secret: answered 500") == f"{names[0]}: answered 500"

@@ -68,7 +68,7 @@ def test_each_destination_gets_exactly_the_records_that_failed(entry: Entry, dat
     assert tuple(each.destination for each in deliveries) == entry.destinations
     for each in deliveries:
         assert each.entry.records == tuple(entry.records[place] for place in places)
-        assert (each.id, each.outcome, each.due, each.entry.id) == (entry.id, "failure", entry.time, entry.id)
+        assert (each.id, each.outcome, each.due, each.entry.id) == (entry.id, "failure", 0.0, entry.id)
 
 
 def test_one_failure_keeps_its_id_and_another_of_the_same_row_has_one_of_its_own() -> None:

@@ -70,6 +70,17 @@ def test_what_is_hidden(record: Any, paths: list[str], expected: Any) -> None:
     assert left == expected
 
 
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+def test_what_is_nested_too_deep_is_hidden_whole(depth: int) -> None:
+    nested = "[" * depth + '{"card": 4111}' + "]" * depth
+    left = hide({"messageId": "m", "body": nested, "sender": 7}, "body.card", "sender")
+    assert (left["messageId"], left["sender"]) == ("m", HIDDEN) and "4111" not in left["body"]
+    record = {"kinesis": {"sequenceNumber": "1", "data": b64encode(nested.encode()).decode()}}
+    left = hide(record, "kinesis.data.card", over=STREAM)["kinesis"]
+    assert left["sequenceNumber"] == "1" and b"4111" not in b64decode(left["data"])
+    assert "4111" not in json.dumps(hide(f'{{"body": {nested}}}'.encode(), "body.card", over=None))
+
+
 def test_bytes_that_may_hold_anything_are_hidden_whole() -> None:
     record = {"kinesis": {"data": b64encode(b"\xff\xfe4111").decode()}}
     assert b"4111" not in b64decode(hide(record, "kinesis.data.card", over=STREAM)["kinesis"]["data"])

@@ -144,8 +144,8 @@ def test_a_run_is_paused_and_aborted_by_name(site: Path) -> None:
 def test_a_dry_run_shows_counts_a_sample_and_the_order() -> None:
     told = run("--dry-run", "--concurrency", "1").stdout
     assert "would run 2 failures with 4 records" in told and GOOD[:12] in told and "KeyError" not in told.splitlines()[0]
-    assert "rows theirs, oldest first" in told
-    assert "between rows no order is kept" in run("--dry-run", "--concurrency", "2").stdout
+    assert "failures theirs, oldest first" in told
+    assert "between failures no order is kept" in run("--dry-run", "--concurrency", "2").stdout
     (shown,) = lines("--dry-run", "--pattern", '{"body": {"poison": [true]}}')
     assert (shown["total"], shown["ids"]) == ({"rows": 1, "records": 3}, [MIXED])
     assert "nothing at body.x.y" in run("--dry-run", "--set", "body.x.y=1", code=2).stderr
