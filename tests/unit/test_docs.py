@@ -169,7 +169,8 @@ def test_every_part_of_a_configuration_about_failures_loads(text: str, tmp_path:
     (tmp_path / "app.py").touch()
     (tmp_path / "hook.key").write_text("a secret of some length")
     mapping = 'function = "orders"' if "[mappings.orders]" in text else '[mappings.orders]\nfunction = "orders"'
-    (tmp_path / "poller.toml").write_text(f"{text}\n{mapping}\n{ORDERS}")
+    source = ORDERS.replace("local-queue", "local-stream") if "bisect_batch_on_function_error" in text else ORDERS
+    (tmp_path / "poller.toml").write_text(f"{text}\n{mapping}\n{source}")
     config = load(tmp_path / "poller.toml", Registry(), {"HOOK": "Bearer t"})
     assert config.mappings
     assert config.warnings == ()
