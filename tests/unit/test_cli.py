@@ -84,6 +84,7 @@ def test_check_imports_neither_vendors_nor_the_engine(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [("--help",), ("check",)], ids=" ".join)
 def test_it_is_quick(folder: Path, arguments: tuple[str, ...]) -> None:
     """Below 200 ms of CPU; the best of some, because a busy machine makes CPU time longer as well."""
