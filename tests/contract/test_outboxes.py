@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
 
 import pytest
 
-from connectors.postgresql.store import open_store as open_postgres
 from poller.errors import StoreError
 from poller.protocols import Store
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
 from poller.testing.outboxes import DEAD, OutboxContract, TextOutboxContract, due, failed
-from tests.servers.postgresql import PostgreSQL
 
 
 class TestMemory(OutboxContract):
@@ -26,26 +23,15 @@ class TestMemory(OutboxContract):
 
 class TestSqlite(TextOutboxContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
-        store = await open_store(tmp_path / "poller.db")
-        yield store
-        await store.aclose()
-
-
-@pytest.fixture(scope="module")
-def database(postgresql: PostgreSQL) -> str:
-    return postgresql.database()
+    def store(self, sqlite_store: Store) -> Store:
+        return sqlite_store
 
 
 @pytest.mark.servers
 class TestPostgres(TextOutboxContract):
     @pytest.fixture
-    async def store(self, database: str) -> AsyncIterator[Store]:
-        store = await open_postgres(database, clock=lambda now: now)
-        tables = ("poller_outbox", "poller_records", "poller_failures", "poller_origins")
-        await store._connections.run(lambda connection: connection.execute("; ".join(f"DELETE FROM {table}" for table in tables)))
-        yield store
-        await store.aclose()
+    def store(self, postgresql_store: Store) -> Store:
+        return postgresql_store
 
 
 async def test_an_outbox_outlives_its_process_and_names_what_is_damaged(tmp_path: Path) -> None:

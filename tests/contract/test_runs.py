@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from connectors.postgresql.store import PostgresStore
-from connectors.postgresql.store import open_store as open_postgresql
 from poller.errors import StoreError
 from poller.protocols import Store
 from poller.runs import Finished, Plan, Run, decode, encode
@@ -17,38 +15,12 @@ from poller.stores.memory import MemoryStore
 from poller.stores.memory_runs import MemoryRuns
 from poller.stores.sqlite import open_store
 from poller.testing.runs import RunsContract, make_run
-from tests.servers.postgresql import PostgreSQL
-
-TABLES = ("poller_steps", "poller_runs", "poller_records", "poller_failures")
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store
-    match request.param:
-        case "memory":
-            opened = MemoryStore()
-        case "sqlite":
-            opened = await open_store(tmp_path / "poller.db")
-        case _:
-            opened = await emptied(request.getfixturevalue("database"))
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture(scope="module")
-def database(postgresql: PostgreSQL) -> str:
-    return postgresql.database()
-
-
-async def emptied(url: str) -> PostgresStore:
-    store = await open_postgresql(url, clock=lambda now: now)
-    await store._connections.run(lambda connection: connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES)))
-    return store
 
 
 class TestRuns(RunsContract):
-    pass
+    @pytest.fixture
+    def store(self, each_store: Store) -> Store:
+        return each_store
 
 
 # --- counter-tests: each broken store is rejected by the property it breaks -------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 
 from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.schema import MIGRATIONS
-from connectors.postgresql.store import PostgresStore
 from connectors.postgresql.store import open_store as open_postgresql
 from poller.fingerprint import fingerprint
 from poller.journal import ErrorGroup, Removed
@@ -31,36 +30,11 @@ from poller.testing.journals import ANY, FAULT, make_entry
 from poller.testing.upkeeps import UpkeepContract
 from tests.servers.postgresql import PostgreSQL
 
-TABLES = ("poller_records", "poller_failures", "poller_origins")
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store
-    match request.param:
-        case "memory":
-            opened = MemoryStore()
-        case "sqlite":
-            opened = await open_store(tmp_path / "poller.db")
-        case _:
-            opened = await emptied(request.getfixturevalue("database"))
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture(scope="module")
-def database(postgresql: PostgreSQL) -> str:
-    return postgresql.database()
-
-
-async def emptied(url: str) -> PostgresStore:
-    store = await open_postgresql(url, clock=lambda now: now)
-    await store._connections.run(lambda connection: connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES)))
-    return store
-
 
 class TestUpkeep(UpkeepContract):
-    pass
+    @pytest.fixture
+    def store(self, each_store: Store) -> Store:
+        return each_store
 
 
 # --- counter-tests: each broken store is rejected by the property it breaks -------------------------------------------------------------
