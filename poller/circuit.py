@@ -67,14 +67,14 @@ class Circuit:
     # --- outcomes ---------------------------------------------------------------------------------------------------------------
 
     def decided(
-        self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions], answered: bool = False
+        self, batch: Batch, outcome: Outcome, probe: int, decide: Callable[[Batch, Outcome], Actions], blamed: bool = False
     ) -> Actions:
-        """Hear of an outcome, and what the policy makes of it then; `probe`: the number that `admitted` gave. `answered`: whatever the
-        outcome, the function has answered: it is known to be the record's fault.
+        """Hear of an outcome, and what the policy makes of it then; `probe`: the number that `admitted` gave. `blamed`: a rule
+        says that it is the record's fault; so the function has answered.
 
         What fails while the function does keeps its attempt, as if it had not been reached. Cutting it in two goes on: that costs none.
         """
-        spared = self._hear(batch, DONE if answered else outcome, probe)
+        spared = self._hear(batch, DONE if blamed else outcome, probe)
         actions = decide(batch, outcome)
         return decide(batch, SPARED) if spared and not is_split(actions, batch) else actions
 

@@ -39,9 +39,10 @@ def matches(pattern: str, fault: Fault) -> bool:
     return _compiled(pattern).match(text[:LOOKED_AT]) is not None
 
 
-def told(rule: ErrorRule, fault: Fault) -> str:
-    """Who pauses a mapping, and why, for a person."""
-    return f'the error rule "{rule.match}" ({fault.type}: {fault.message[:SHOWN]})'
+def told(rule: ErrorRule, outcome: Outcome) -> str:
+    """Who pauses a mapping, and why, for a person: of a rule that was `found` for this outcome."""
+    assert isinstance(outcome, Fault)
+    return f'the error rule "{rule.match}" ({outcome.type}: {outcome.message[:SHOWN]})'
 
 
 def replayed(rules: Iterable[ErrorRule], retries: int, *, bisected: bool = False) -> tuple[ErrorRule, ...]:

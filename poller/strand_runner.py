@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
+from poller import error_rules
 from poller.circuit import SPARED
 from poller.errors import NotConnected, NotYet, StoreUnavailable
 from poller.functions import new_request_id
@@ -170,10 +171,12 @@ class StrandRunner:
             batch = batch.but(request_id=request_id)
         circuit = work.circuit
         alert = circuit.alert or isinstance(outcome, Fault)
-        record_s = alert and work.at_fault(outcome)
-        actions = circuit.decided(batch, outcome, self._probe, self._decide, record_s) if alert else self._decide(batch, outcome)
-        if alert and work.pause is not None and (who := work.pauses(outcome)):
-            await self._surely(partial(work.pause, who))  # first: what is settled could be read again, and fail again, before it holds
+        rule = work.rule(outcome) if alert else None
+        blamed = rule is not None and rule.action == "discard"
+        actions = circuit.decided(batch, outcome, self._probe, self._decide, blamed) if alert else self._decide(batch, outcome)
+        if rule is not None and rule.action == "pause" and work.pause is not None:
+            # First: what is settled could be read again, and fail again, before it holds.
+            await self._surely(partial(work.pause, error_rules.told(rule, outcome)))
         if work.settings.on_success:
             await self._post(batch.but(request_id=request_id), actions, result)
         return await self._apply(batch, actions)

@@ -13,9 +13,9 @@ from poller.errors import NotConnected, PollerError
 from poller.failure import entry, successes
 from poller.functions import Function
 from poller.metrics import MappingCounters
-from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Fault, Outcome, Release
+from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Outcome, Release
 from poller.protocols import Journal, Outbox, Policy
-from poller.settings import Backoff, MappingSettings
+from poller.settings import Backoff, ErrorRule, MappingSettings
 from poller.turn import Turn
 
 RECONNECT = Backoff(initial=0.2, maximum=30.0)
@@ -55,15 +55,9 @@ class Work:
     posted: Callable[[], None] = lambda: None
     pause: Callable[[str], Awaitable[None]] | None = None
 
-    def at_fault(self, outcome: Outcome) -> bool:
-        """Whether an error rule says that it is the record that is at fault, and not the function."""
-        rule = error_rules.found(self.settings.failure.errors, outcome)
-        return rule is not None and rule.action == "discard"
-
-    def pauses(self, outcome: Outcome) -> str:
-        """Who pauses the mapping, if an error rule says that this does; else ""."""
-        rule = error_rules.found(self.settings.failure.errors, outcome)
-        return error_rules.told(rule, outcome) if rule is not None and rule.action == "pause" and isinstance(outcome, Fault) else ""
+    def rule(self, outcome: Outcome) -> ErrorRule | None:
+        """What the mapping says about errors like this one."""
+        return error_rules.found(self.settings.failure.errors, outcome)
 
     def entries(self, batch: Batch, failures: Sequence[Failure], lane: str) -> list[Entry]:
         """Of a batch that was given up, whole or in parts, as its format has it, which may know more than the lane's.
