@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.comparison import Comparison, Limit, Reading, Side
-from poller.fingerprint import fingerprint
-from poller.model import Fault, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Selection
+from poller.model import Fault
 from poller.stores.entries import encode_fault
 from poller.stores.sqlite import open_store
 

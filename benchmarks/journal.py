@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.comparison import Comparison, Limit, Reading, Side
-from poller.model import Entry, Fault, KeptRecord, Selection
+from poller.failures.journal import Entry, KeptRecord, Selection
+from poller.model import Fault
 from poller.stores.sqlite import open_store
 
 BATCH = 1000

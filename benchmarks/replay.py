@@ -18,12 +18,13 @@ from random import Random
 from benchmarks.comparison import Comparison, Limit, Reading, Side
 from benchmarks.engine import inline, settings
 from benchmarks.usage import resident, settle_down
-from poller.model import Entry, Fault, KeptRecord
+from poller.failures.journal import Entry, KeptRecord
+from poller.failures.runs import Plan, planned
+from poller.model import Fault
 from poller.policy import Block
 from poller.replay import Part, Replay
 from poller.replay.listing import listed
 from poller.replay.matching import matching
-from poller.runs import Plan, planned
 from poller.settings import Filterable
 from poller.stores.sqlite import open_store
 

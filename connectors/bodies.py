@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from poller.invocation import Form, record
-from poller.model import Delivery
+from poller.failures.invocation import Form, record
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext
 
 
 async def body(delivery: Delivery, context: DestinationContext, limit: int | None, *, form: Form = "text", carried: bool = False) -> bytes:
-    """`form`, `carried`: see `poller.invocation.record`. What is too large is put in its place first, so that nobody is told of a place
+    """`form`, `carried`: see `invocation.record`. What is too large is put in its place first, so that nobody is told of a place
     where nothing is. Raises NotConnected: it could not be put there."""
     whole = record(delivery, context, form=form, carried=carried)
     if limit is None or len(whole) <= limit:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from poller.errors import SourceError
-from poller.model import KeptRecord
+from poller.failures.journal import KeptRecord
 from poller.redrive.letters import Regained
 
 Read = Callable[[bytes], tuple[KeptRecord, str]]

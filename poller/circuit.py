@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from poller.breaker import Closed, Failed, Open, State, answered, failed, is_split, keys_of, missed, spares
-from poller.fingerprint import fingerprint
+from poller.failures.fingerprint import fingerprint
 from poller.metrics import MappingCounters
 from poller.model import Action, Batch, Busy, Fault, Outcome
 from poller.outcome import DONE

@@ -28,14 +28,16 @@ from poller.admin.face import Face, PublicFace
 from poller.admin.overview import destination_statuses, function_statuses, mapping_status
 from poller.circuit import Circuit
 from poller.config import Config, MappingConfig, handler_kind, load
-from poller.couriers import Couriers
-from poller.delivery import Invoker, Opening
 from poller.errors import ConfigError, LaneLost, PollerError, SourceError, StoreError, StoreUnavailable
+from poller.failures.couriers import Couriers
+from poller.failures.delivery import Invoker, Opening
+from poller.failures.journal import RowState, Selection
+from poller.failures.upkeep import Upkeep
 from poller.functions import Function, code_stamp
 from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
-from poller.model import LaneKey, Lease, RowState, Selection
+from poller.model import LaneKey, Lease
 from poller.pause import Pauses, watch
 from poller.policy import Block
 from poller.protocols import Source, Store
@@ -45,7 +47,6 @@ from poller.status import DaemonStatus, DestinationStatus, JournalStatus, Mappin
 from poller.stores.opening import Places, open_store
 from poller.turn import Turn
 from poller.unbroken import unbroken
-from poller.upkeep import Upkeep
 from poller.work import Work
 
 log = logging.getLogger("poller.daemon")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from poller.model import KeptRecord
+from poller.failures.journal import KeptRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from poller.errors import LaneEnded, LaneLost, NotConnected
 from poller.filtering import Filtering
 from poller.model import Ack, Action, Batch, Fetched, Record, Release, Span
 from poller.protocols import Lane
-from poller.strand_runner import STORE_RETRY, Phase, StrandRunner
+from poller.strand_runner import StrandRunner
 from poller.strands import Strand
+from poller.waits import STORE_RETRY, Phase
 from poller.work import Leave, Signs, Work, reconnect_delay
 
 log = logging.getLogger("poller.lane")
@@ -115,7 +116,7 @@ class LaneRunner:
 
     def _interrupt(self, *phases: Phase) -> None:
         for runner in self._runners.values():
-            runner.interrupt(*phases)
+            runner.waits.interrupt(*phases)
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
@@ -297,9 +298,9 @@ class LaneRunner:
         now = self._loop.time()
         for strand in self._strands.ready(self._batching, now):
             runner = self._runners.get(strand.number) or self._runner(strand)
-            if runner.task is None:
+            if runner.waits.task is None:
                 name = f"strand {self.lane.name}/{strand.number}"
-                runner.task = self._group.create_task(self._run_strand(runner), name=name)
+                runner.waits.task = self._group.create_task(self._run_strand(runner), name=name)
         if self._batching.window:
             if self._timer is not None:
                 self._timer.cancel()
@@ -314,7 +315,7 @@ class LaneRunner:
         try:
             await runner.run(self._cut, self._done)
         finally:
-            runner.task = None
+            runner.waits.task = None
         # A strand's end changes nothing for the others: only the open batch of all, or a window's timer, needs a look at them.
         if not self._ordered or self._batching.window or self._strands.can_cut(runner.strand, self._batching, self._loop.time()):
             self._start()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from poller.config import Config, DestinationConfig, MappingConfig, handler_kind
-from poller.delivery import Opening
 from poller.errors import PollerError
+from poller.failures.delivery import Opening
 from poller.model import Busy, Fault, Response
 from poller.registry import Registry
 from poller.settings import Context, Finding, FunctionLog, FunctionSettings

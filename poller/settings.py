@@ -15,8 +15,10 @@ from poller.model import MAXIMUM_EVENT_BYTES
 if TYPE_CHECKING:
     import msgspec
 
-    from poller.model import Delivery, Entry, Response
-    from poller.protocols import Destination, Handler, Ledger, Policy, Source, Store
+    from poller.failures.journal import Delivery, Entry
+    from poller.failures.protocols import Destination
+    from poller.model import Response
+    from poller.protocols import Handler, Ledger, Policy, Source, Store
 
 
 @dataclass(frozen=True, slots=True)

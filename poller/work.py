@@ -10,11 +10,13 @@ from typing import Literal
 from poller import error_rules
 from poller.circuit import Circuit
 from poller.errors import NotConnected, PollerError
-from poller.failure import entry, successes
+from poller.failures.entry import entry, successes
+from poller.failures.journal import Delivery, Entry
+from poller.failures.protocols import Journal, Outbox
 from poller.functions import Function
 from poller.metrics import MappingCounters
-from poller.model import Ack, Action, Batch, Delivery, Discard, Entry, Failure, Outcome, Release
-from poller.protocols import Journal, Outbox, Policy
+from poller.model import Ack, Action, Batch, Discard, Failure, Outcome, Release
+from poller.protocols import Guard, Policy
 from poller.settings import Backoff, ErrorRule, MappingSettings
 from poller.turn import Turn
 
@@ -38,6 +40,7 @@ class Work:
     """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or "".
 
     `outbox` may be None where the settings name no `on_success`. `posted` is called when something came into the outbox.
+    `guards` are asked before each invocation, and told what was decided.
     `pause`, given who or what pauses, pauses the mapping durably; it may raise StoreUnavailable, and is there while `replaying` is ""."""
 
     settings: MappingSettings
@@ -54,6 +57,7 @@ class Work:
     outbox: Outbox | None = None
     posted: Callable[[], None] = lambda: None
     pause: Callable[[str], Awaitable[None]] | None = None
+    guards: Sequence[Guard] = ()
 
     def rule(self, outcome: Outcome) -> ErrorRule | None:
         """What the mapping says about errors like this one."""

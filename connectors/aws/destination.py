@@ -13,7 +13,7 @@ from connectors.aws.refusals import Place
 from connectors.aws.rejections import Forbidden, TooLarge, rejection
 from connectors.bodies import body
 from poller.errors import NotConnected
-from poller.model import Delivery
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SystemTraits:
 
     `service`: botocore's name of it; `what`: for messages, "SQS queue"; `action`: what its policies call sending; `limits`: the largest
     bodies it may take, in bytes, the largest first: a service that refuses one for its size is given the next; none: it takes any.
-    `carried`: see `poller.invocation.record`. `looking`: the permission that `System.look` needs. `inside`: what a policy appends to the
+    `carried`: see `invocation.record`. `looking`: the permission that `System.look` needs. `inside`: what a policy appends to the
     ARN to mean what is sent there.
     """
 
@@ -84,7 +84,7 @@ class AwsDestination:
         return f"<AwsDestination {self._place.name}>"
 
     async def send(self, delivery: Delivery) -> None:
-        """See `poller.protocols.Destination`."""
+        """See `poller.failures.protocols.Destination`."""
         while True:
             limit = self._limit
             text = await body(delivery, self._context, limit, carried=self._system.traits.carried)

@@ -7,7 +7,7 @@ from typing import Any
 
 from connectors.aws.destination import ANOTHER, ONE_MEBIBYTE, QUARTER, AwsKind, Call, SystemTraits
 from connectors.aws.options import Address, address
-from poller.model import Delivery
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext
 
 _PATTERN = r"lambda:(?P<region>[\w-]+):(?P<account>\w+):function:(?P<name>[\w-]{1,140}(?::[\w$-]{1,128})?)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from connectors.sharded.batch_info import Element, batch_info
-from poller.model import Entry
+from poller.failures.journal import Entry
 from poller.windows import iso
 
 

@@ -16,7 +16,7 @@ from connectors.regaining import element, regained, told_of
 from connectors.sharded import ranges
 from connectors.sharded.dialect import Dialect
 from poller.errors import SourceError
-from poller.model import KeptRecord
+from poller.failures.journal import KeptRecord
 from poller.redrive.letters import Letter, RedriveContext, Regained
 
 

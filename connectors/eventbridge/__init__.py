@@ -10,8 +10,8 @@ from typing import Any
 
 from connectors.aws.destination import ANOTHER, ONE_MEBIBYTE, QUARTER, AwsKind, Call, SystemTraits
 from connectors.aws.options import Address, address
-from poller.invocation import function_arn, milliseconds
-from poller.model import Delivery
+from poller.failures.invocation import function_arn, milliseconds
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext
 
 SOURCE = "lambda"

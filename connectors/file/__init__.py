@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from connectors.file.lines import append, foreign, refused, wrong_with
 from poller.errors import ConfigError, NotConnected
-from poller.invocation import record
-from poller.model import Delivery
+from poller.failures.invocation import record
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 from poller.units import size
 
@@ -41,7 +41,7 @@ class FileOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class FileDestination:
-    """See `poller.protocols.Destination`. An append that has begun is done to its end, in a thread, whoever is cancelled meanwhile."""
+    """See `protocols.Destination`. An append that has begun is done to its end, in a thread, whoever is cancelled meanwhile."""
 
     def __init__(self, path: Path, options: FileOptions, context: DestinationContext) -> None:
         self._path = path

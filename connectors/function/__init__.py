@@ -12,7 +12,8 @@ import msgspec
 
 from connectors.bodies import body
 from poller.errors import ConfigError, NotConnected
-from poller.model import MAXIMUM_EVENT_BYTES, Busy, Delivery, Fault, Returned
+from poller.failures.journal import Delivery
+from poller.model import MAXIMUM_EVENT_BYTES, Busy, Fault, Returned
 from poller.settings import DestinationContext, DestinationTraits, Finding, Surroundings
 
 _ADDRESS = re.compile(r"function:(.+)", re.DOTALL)
@@ -23,7 +24,7 @@ class FunctionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class FunctionDestination:
-    """See `poller.protocols.Destination`."""
+    """See `poller.failures.protocols.Destination`."""
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         self._name = name

@@ -19,8 +19,8 @@ from connectors.kafka.files import current
 from connectors.kafka.options import Tls
 from connectors.kafka.tls import tls_context
 from poller.errors import NotConnected
-from poller.invocation import record
-from poller.model import Delivery
+from poller.failures.invocation import record
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, Finding
 from poller.units import duration, size
 
@@ -34,7 +34,7 @@ _FIXED = {"content-type": "application/json", "user-agent": "poller"}
 
 
 class HttpDestination:
-    """See `poller.protocols.Destination`."""
+    """See `poller.failures.protocols.Destination`."""
 
     def __init__(self, to: str, options: HttpOptions, context: DestinationContext, trusted: ssl.SSLContext | bool) -> None:
         self._to = to

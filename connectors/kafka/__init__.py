@@ -15,8 +15,8 @@ from poller.policy import Block
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
+    from poller.failures.journal import Entry
     from poller.importing.carried import Importer
-    from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from poller.invocation import event, milliseconds
-from poller.model import Entry
+from poller.failures.invocation import event, milliseconds
+from poller.failures.journal import Entry
 
 
 def described(entry: Entry) -> dict[str, Any]:

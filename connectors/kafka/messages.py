@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
-from poller.invocation import alone, record
-from poller.model import Delivery, Entry, KeptRecord
+from poller.failures.invocation import alone, record
+from poller.failures.journal import Delivery, Entry, KeptRecord
 from poller.settings import DestinationContext
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]

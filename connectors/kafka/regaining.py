@@ -25,8 +25,9 @@ from connectors.kafka.refusals import place_of, refused
 from connectors.kafka.topics import Client, describe
 from connectors.regaining import told_of
 from poller.errors import NotConnected, SourceError
-from poller.failure import entry
-from poller.model import Failure, Fault, KeptRecord
+from poller.failures.entry import entry
+from poller.failures.journal import KeptRecord
+from poller.model import Failure, Fault
 from poller.redrive.letters import Letter, RangeGone, RedriveContext, Regained
 
 RANGE_SECONDS = 60.0

@@ -22,7 +22,7 @@ from connectors.kafka.options import KafkaOptions
 from connectors.kafka.refusals import place_of, refused
 from connectors.kafka.topics import Client, describe
 from poller.errors import NotConnected
-from poller.model import Delivery
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, Finding
 from poller.units import duration, size
 
@@ -37,7 +37,7 @@ _TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 
 
 class KafkaTopic:
-    """See `poller.protocols.Destination`. Connects with the first delivery."""
+    """See `poller.failures.protocols.Destination`. Connects with the first delivery."""
 
     def __init__(self, cluster: KafkaOptions, options: TopicOptions, context: DestinationContext) -> None:
         self._cluster = cluster

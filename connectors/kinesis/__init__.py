@@ -17,8 +17,8 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.kinesis.client import KinesisClient
+    from poller.failures.journal import Entry
     from poller.importing.carried import Importer
-    from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer

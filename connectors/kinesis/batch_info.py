@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from connectors.sharded.batch_info import Element, batch_info
-from poller.invocation import milliseconds
-from poller.model import Entry
+from poller.failures.invocation import milliseconds
+from poller.failures.journal import Entry
 
 
 def described(entry: Entry) -> dict[str, Any]:

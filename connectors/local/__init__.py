@@ -15,8 +15,8 @@ import msgspec
 from connectors.kinesis.options import FILTERABLE
 from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
+from poller.failures.journal import Entry, KeptRecord
 from poller.feed import Item, Place
-from poller.model import Entry, KeptRecord
 from poller.policy import Block, Redeliver
 from poller.protocols import Source
 from poller.settings import Context, Filterable, Finding, MappingSettings, Traits

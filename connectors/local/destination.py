@@ -18,13 +18,13 @@ from connectors.local.database import Database
 from connectors.local.feed import draft, ensure_queue
 from connectors.local.messages import Queue, expire, found, put
 from poller.errors import ConfigError, NotConnected, SourceError
+from poller.failures.invocation import group
 from poller.feed import Item
-from poller.invocation import group
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
     from connectors.local.letters import LocalLetters
-    from poller.model import Delivery
+    from poller.failures.journal import Delivery
     from poller.redrive.letters import RedriveContext
 
 MAXIMUM_BYTES = 1024 * 1024
@@ -43,7 +43,7 @@ class LocalQueueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class LocalQueueDestination:
-    """See `poller.protocols.Destination`."""
+    """See `poller.failures.protocols.Destination`."""
 
     def __init__(self, options: QueueOptions, fifo: bool | None, context: DestinationContext, database: Database) -> None:
         self._options = options

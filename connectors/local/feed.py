@@ -16,8 +16,8 @@ from connectors.local import QueueOptions, StreamOptions, messages, records
 from connectors.local.database import Database
 from connectors.local.messages import Draft, Queue
 from poller.errors import SourceError
+from poller.failures.journal import KeptRecord
 from poller.feed import Item, Place
-from poller.model import KeptRecord
 from poller.units import duration
 
 _T = TypeVar("_T")

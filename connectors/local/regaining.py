@@ -12,7 +12,7 @@ from connectors.local.database import Database
 from connectors.local.format import Message, MessageFormat, queue_arn, stream_arn
 from connectors.regaining import of_queue, of_shards, regained
 from poller.errors import SourceError
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.model import Failure
 from poller.redrive.letters import Letter, RedriveContext, Regained
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from connectors.postgresql.texts import text
-from poller.model import Delivery, Entry
+from poller.failures.journal import Delivery, Entry
 from poller.stores.posts import posted
 
 

@@ -12,7 +12,8 @@ from connectors.postgresql.appending import Appended, Appending, Known
 from connectors.postgresql.connections import Connection
 from connectors.postgresql.outbox import post
 from connectors.postgresql.texts import text
-from poller.model import Entry, Fault, KeptRecord
+from poller.failures.journal import Entry, KeptRecord
+from poller.model import Fault
 from poller.stores.kept import row_weight, weight
 
 Origin = tuple[str, str, str]

@@ -16,8 +16,9 @@ from connectors.postgresql.groups import Group
 from connectors.postgresql.leases import Clock
 from connectors.postgresql.texts import text
 from connectors.postgresql.upkeep import work_out
-from poller.fingerprint import fingerprint
-from poller.model import Entry, Fault, Row, RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, Row, RowState, Selection
+from poller.model import Fault
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from itertools import count as numbers
 from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.groups import Group
 from connectors.postgresql.texts import text
-from poller.model import Delivery, Waiting
+from poller.failures.journal import Delivery, Waiting
 from poller.stores.posts import decode, encode
 
 PUT_SECONDS = 15.0
@@ -67,7 +67,7 @@ async def post(connection: Connection, deliveries: Sequence[Delivery]) -> None:
 
 
 class PostgresOutbox:
-    """`poller.protocols.Outbox`. Puts that come together share a transaction."""
+    """`poller.failures.protocols.Outbox`. Puts that come together share a transaction."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections

@@ -8,7 +8,7 @@ from typing import Any
 
 from connectors.postgresql.connections import Connection
 from connectors.postgresql.texts import text
-from poller.model import KeptRecord, Row, Selection
+from poller.failures.journal import KeptRecord, Row, Selection
 from poller.stores.ids import SHOWN, meant
 from poller.stores.kept import Kept, row
 

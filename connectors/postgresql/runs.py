@@ -9,8 +9,8 @@ from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.entries import Origin, append, number_origins, origin_of
 from connectors.postgresql.journal import APPEND_SECONDS, SELECT_SECONDS, mark
 from connectors.postgresql.texts import text
-from poller.model import Entry
-from poller.runs import Finished, Run, Step, decode, encode
+from poller.failures.journal import Entry
+from poller.failures.runs import Finished, Run, Step, decode, encode
 
 _MADE = "INSERT INTO poller_runs (name, version, began, body) VALUES ($1, 1, $2, $3) ON CONFLICT DO NOTHING RETURNING number"
 _CHANGED = "UPDATE poller_runs SET version = version + 1, body = $2 WHERE name = $1 AND version = $3 RETURNING number"
@@ -38,7 +38,7 @@ _TRAIL = """
 
 
 class PostgresRuns:
-    """`poller.protocols.Runs`."""
+    """`poller.failures.protocols.Runs`."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections

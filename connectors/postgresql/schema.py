@@ -100,7 +100,7 @@ _FIRST = (
 )
 
 _RUNS = (
-    # A replay (poller.runs.encode).
+    # A replay (poller.failures.runs.encode).
     """
     CREATE TABLE poller_runs (
         number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.entries import lock
 from connectors.postgresql.rows import narrowed
-from poller.fingerprint import fingerprint
-from poller.journal import ErrorGroup, Removed
-from poller.model import RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import ErrorGroup, Removed, RowState, Selection
 from poller.stores.kept import RECORD_BYTES, ROW_BYTES, fault_of, grouped, portion
 
 SECONDS = 30.0
@@ -61,7 +60,7 @@ _REMOVE = ("DELETE FROM poller_records WHERE failure = ANY($1::bigint[])", "DELE
 
 
 class PostgresUpkeep:
-    """`poller.protocols.Upkeep`."""
+    """`poller.failures.protocols.Upkeep`."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections

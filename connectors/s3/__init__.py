@@ -1,6 +1,6 @@
 """A bucket of S3 as a destination: `arn:aws:s3:::<bucket>`, or `s3://<bucket>/<prefix>`. Vendor-free.
 
-Objects have AWS's names (`poller.invocation.key`), below the prefix if there is one, and hold the event whatever its size.
+Objects have AWS's names (`poller.failures.invocation.key`), below the prefix if there is one, and hold the event whatever its size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from connectors.aws.destination import ANOTHER, AwsDestination, AwsKind, Call, S
 from connectors.aws.options import Address, SendOptions, checked
 from connectors.aws.refusals import Place
 from poller.errors import ConfigError
-from poller.invocation import key
-from poller.model import Delivery
+from poller.failures.invocation import key
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _object(address: Address, delivery: Delivery, context: DestinationContext) -
 
 
 class Bucket:
-    """What is sent to one bucket; a `poller.protocols.Placing`."""
+    """What is sent to one bucket; a `poller.failures.protocols.Placing`."""
 
     def __init__(self, destination: AwsDestination, address: Address, context: DestinationContext) -> None:
         self._destination, self._address, self._context = destination, address, context

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from poller.model import Entry, KeptRecord
+from poller.failures.journal import Entry, KeptRecord
 
 Element = dict[str, Any]
 

@@ -16,9 +16,10 @@ from connectors.sharded.dialect import Dialect
 from connectors.sharded.sequence import Start, place
 from connectors.sharded.shards import Expired, Gone, Records, Refused, Throttled, Trimmed
 from poller.errors import NotConnected, SourceError
-from poller.failure import entry
+from poller.failures.entry import entry
+from poller.failures.journal import Entry
 from poller.filtering import Filtering
-from poller.model import Entry, Failure
+from poller.model import Failure
 from poller.redrive.letters import RangeGone, Regained
 from poller.settings import MappingSettings
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from connectors.aws.destination import ANOTHER, QUARTER, AwsKind, Call, SystemTraits
 from connectors.aws.options import Address, address
-from poller.invocation import group
-from poller.model import Delivery
+from poller.failures.invocation import group
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext
 
 _PATTERN = r"sns:(?P<region>[\w-]+):(?P<account>\w+):(?P<name>[\w-]{1,256}(?:\.fifo)?)"

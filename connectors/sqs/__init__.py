@@ -20,8 +20,8 @@ from poller.units import duration
 if TYPE_CHECKING:
     from connectors.sqs.client import SqsClient
     from connectors.sqs.source import SqsSource
+    from poller.failures.journal import Entry
     from poller.importing.carried import Importer
-    from poller.model import Entry
     from poller.permissions import Needed, Somewhere
     from poller.redrive.letters import RedriveContext, Regainer
 

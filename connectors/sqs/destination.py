@@ -12,8 +12,8 @@ from connectors.aws.destination import ANOTHER, ONE_MEBIBYTE, QUARTER, AwsDestin
 from connectors.aws.options import Address, SendOptions, address
 from connectors.sqs import SqsOptions, connect_to_aws
 from connectors.sqs.queue import identity, where
-from poller.invocation import group
-from poller.model import Delivery
+from poller.failures.invocation import group
+from poller.failures.journal import Delivery
 from poller.settings import DestinationContext, DestinationTraits, Finding
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from connectors.sqs.format import SqsFormat
 from connectors.sqs.queue import Queue, where
 from connectors.sqs.source import find
 from poller.errors import NotConnected, SourceError
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.model import Failure
 from poller.redrive.letters import Letter, RedriveContext, Regained
 

@@ -15,10 +15,11 @@ from poller.admin.rewinding import shown
 from poller.config import Config
 from poller.config.destinations import destination
 from poller.errors import PollerError
+from poller.failures.journal import Waiting
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
-from poller.model import Holding, LaneKey, Waiting
+from poller.model import Holding, LaneKey
 from poller.ordered_source import OrderedSource
 from poller.pause import Pause
 from poller.protocols import Source, Store, Visible

@@ -20,11 +20,12 @@ from uuid import uuid4
 from poller.admin.commands import Command
 from poller.admin.resending import SOURCE, Resending
 from poller.config import MappingConfig
-from poller.delivery import Opening
 from poller.errors import ConfigError, PluginError, StoreError, StoreUnavailable
+from poller.failures.delivery import Opening
+from poller.failures.journal import Entry, Selection
+from poller.failures.payload import edit_of
+from poller.failures.runs import Plan, Run, aborted
 from poller.functions import Function
-from poller.model import Entry, Selection
-from poller.payload import edit_of
 from poller.policy import Block
 from poller.protocols import Policy, Store
 from poller.registry import Registry
@@ -34,7 +35,6 @@ from poller.replay.counting import every
 from poller.replay.hold import Hold, change, take
 from poller.replay.listing import Rows, listed
 from poller.replay.matching import matching
-from poller.runs import Plan, Run, aborted
 from poller.settings import Batching, FailureSettings, Filterable, MappingSettings
 
 if TYPE_CHECKING:

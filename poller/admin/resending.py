@@ -8,11 +8,11 @@ from typing import Any
 
 from poller.config import MappingConfig
 from poller.config.destinations import destination
-from poller.delivery import Opening, opened
 from poller.errors import ConfigError
+from poller.failures.delivery import Opening, opened
+from poller.failures.journal import Delivery, Entry
 from poller.feed import Feed, Returning
 from poller.functions import Function
-from poller.model import Delivery, Entry
 from poller.replay.sending import sending
 
 SOURCE = "source"

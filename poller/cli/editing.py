@@ -17,10 +17,10 @@ from poller.cli.options import Chosen, filterable
 from poller.cli.text import amount
 from poller.config import Config
 from poller.errors import ConfigError, PollerError
-from poller.model import Entry
+from poller.failures.journal import Entry
+from poller.failures.runs import Plan
 from poller.replay.counting import pages
 from poller.replay.editing import Over, read, written
-from poller.runs import Plan
 
 MOST = 100
 """More failures than a person edits at once."""

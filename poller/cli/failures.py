@@ -11,7 +11,7 @@ import click
 
 from poller.cli.options import Chosen, config_option, json_option, load_config, selection_options
 from poller.cli.text import amount, json_line
-from poller.model import RowState, Selection
+from poller.failures.journal import RowState, Selection
 
 _STATES = click.option(
     "--state", "states", multiple=True, type=click.Choice([*get_args(RowState), "any"]), help="Default: kept and claimed."

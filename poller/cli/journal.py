@@ -13,8 +13,7 @@ import orjson
 from poller.cli.text import amount, clean, iso, moment, shortened, table
 from poller.config import Config
 from poller.errors import StoreError
-from poller.journal import ErrorGroup
-from poller.model import Entry, Row, Selection
+from poller.failures.journal import Entry, ErrorGroup, Row, Selection
 from poller.protocols import Store
 from poller.registry import Registry
 from poller.stores.memory import MemoryStore

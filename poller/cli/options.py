@@ -18,7 +18,7 @@ from poller import units
 
 if TYPE_CHECKING:
     from poller.config import Config, MappingConfig
-    from poller.model import Entry, Selection
+    from poller.failures.journal import Entry, Selection
     from poller.settings import Filterable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,7 +96,7 @@ class Chosen:
 
     def selection(self, config: Config) -> Selection:
         """All but the pattern. Raises nothing: ids and group are looked up by the store."""
-        from poller.model import Selection
+        from poller.failures.journal import Selection
 
         return Selection(
             ids=self.ids,

@@ -17,10 +17,9 @@ from poller.cli.journal import document, event, named, opened
 from poller.cli.options import Chosen
 from poller.config import Config
 from poller.errors import StoreError
-from poller.journal import ErrorGroup
-from poller.model import Row, Selection
-from poller.pages import matching, pages
-from poller.redaction import redacted
+from poller.failures.journal import ErrorGroup, Row, Selection
+from poller.failures.pages import matching, pages
+from poller.failures.redaction import redacted
 
 
 async def listed(config: Config, chosen: Chosen, selection: Selection) -> tuple[list[Row], int | Literal[True]]:

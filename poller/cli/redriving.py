@@ -18,11 +18,12 @@ from poller.cli.text import amount, clean, moment
 from poller.config import Config, DestinationConfig, MappingConfig
 from poller.config.destinations import TO, kind_of
 from poller.errors import ConfigError, SourceError
-from poller.protocols import Journal, Store
+from poller.failures.protocols import Journal
+from poller.failures.runs import Plan
+from poller.protocols import Store
 from poller.redrive.letters import DeadLetters, Readable, RedriveContext, Regainer, Regaining
 from poller.redrive.taking import Taken, take
 from poller.registry import DESTINATIONS, Registry
-from poller.runs import Plan
 from poller.settings import Surrounded, Surroundings
 from poller.stores.opening import Places, open_journal
 from poller.stores.urls import masked

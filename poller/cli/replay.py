@@ -14,7 +14,7 @@ from poller.cli.text import json_line
 if TYPE_CHECKING:
     from poller.cli.replaying import Ended
     from poller.config import Config
-    from poller.runs import Plan
+    from poller.failures.runs import Plan
 
 START = "start"
 
@@ -107,7 +107,7 @@ def resume(run: str, again: bool, concurrency: int | None, config_path: Path, as
 @json_option
 def pause(run: str, config_path: Path, as_json: bool) -> None:
     """Pause a replay: what runs is finished, and `resume` goes on."""
-    from poller.runs import paused
+    from poller.failures.runs import paused
 
     _told(run, paused, config_path, as_json)
 
@@ -118,7 +118,7 @@ def pause(run: str, config_path: Path, as_json: bool) -> None:
 @json_option
 def abort(run: str, config_path: Path, as_json: bool) -> None:
     """End a replay for good: what it has not done is kept."""
-    from poller.runs import aborted
+    from poller.failures.runs import aborted
 
     _told(run, aborted, config_path, as_json)
 

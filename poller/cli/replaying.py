@@ -27,17 +27,17 @@ from poller.cli.journal import SHORT_ID, opened, overview
 from poller.cli.options import Chosen, filterable
 from poller.cli.text import amount, moment, table
 from poller.config import Config, handler_kind
-from poller.delivery import Invoker, Opening
 from poller.errors import PollerError, StoreError
+from poller.failures.delivery import Invoker, Opening
+from poller.failures.journal import Row, Selection
+from poller.failures.payload import edit_of
+from poller.failures.runs import Plan, Run, planned
 from poller.functions import Function
 from poller.logs import function_log
-from poller.model import Row, Selection
-from poller.payload import edit_of
 from poller.protocols import Store
 from poller.registry import Registry
 from poller.replay.counting import Count, Preview, order, preview
 from poller.replay.hold import run_named, trail
-from poller.runs import Plan, Run, planned
 
 Told = Callable[[dict[str, int]], None]
 

@@ -12,9 +12,9 @@ import msgspec
 from poller.cli.journal import SHORT_ID, opened
 from poller.cli.text import clean, iso, moment, table
 from poller.config import Config
-from poller.model import Selection
+from poller.failures.journal import Selection
+from poller.failures.runs import Plan, Run, Step, shown_state
 from poller.replay import hold
-from poller.runs import Plan, Run, Step, shown_state
 
 
 async def known(config: Config, limit: int) -> Sequence[Run]:

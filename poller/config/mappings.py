@@ -125,7 +125,7 @@ class Mappings:
     def _redaction(self, texts: Sequence[str], place: TomlPath, over: Filterable | None) -> RedactionSettings | None:
         if not texts:
             return None
-        from poller import redaction
+        from poller.failures import redaction
 
         found = []
         for number, text in enumerate(texts):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import msgspec
 
 from poller.errors import SourceError
-from poller.failure import identity
-from poller.fingerprint import fingerprint
-from poller.model import Entry, Fault, KeptRecord, Reason
+from poller.failures.entry import identity
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, KeptRecord
+from poller.model import Fault, Reason
 from poller.redrive.letters import Letter, RedriveContext, Regained, Regainer
 from poller.redrive.record import Told, notification, notified, row_id, told
 from poller.settings import MappingSettings

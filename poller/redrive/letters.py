@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from poller.errors import SourceError
-from poller.model import Fault, KeptRecord
+from poller.failures.journal import KeptRecord
+from poller.model import Fault
 from poller.settings import MappingSettings
 
 

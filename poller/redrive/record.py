@@ -1,4 +1,4 @@
-"""What invocation records tell: AWS's, with and without what is added to them (`poller.invocation`). Pure.
+"""What invocation records tell: AWS's, with and without what is added to them (`poller.failures.invocation`). Pure.
 
 Sources: AWS Lambda guide, "Retain discarded batch records ..." of Kinesis, DynamoDB and Kafka; "Capturing records of Lambda asynchronous
 invocations"; "Adding a dead-letter queue". Amazon SNS guide, "Message delivery to HTTP/S", for the envelope of a notification.
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from poller.errors import SourceError
-from poller.invocation import ACCOUNT
+from poller.failures.invocation import ACCOUNT
 from poller.model import Fault, Reason
 
 _REASONS: frozenset[str] = frozenset(get_args(Reason))

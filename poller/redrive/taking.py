@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from poller.errors import SourceError
-from poller.model import Row, Selection
-from poller.protocols import Journal
+from poller.failures.journal import Row, Selection
+from poller.failures.protocols import Journal
 from poller.redrive.entries import Understood, understood
 from poller.redrive.letters import DeadLetters, Letter, RangeGone, RedriveContext, Regainer
 

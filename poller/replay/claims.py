@@ -15,8 +15,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from poller.errors import StoreError, StoreUnavailable
-from poller.protocols import Journal, Runs
-from poller.runs import Finished, Step
+from poller.failures.protocols import Journal, Runs
+from poller.failures.runs import Finished, Step
 
 log = logging.getLogger("poller.replay")
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from poller.model import Entry, Row, Selection
-from poller.pages import pages as any_pages
-from poller.protocols import Journal
+from poller.failures.journal import Entry, Row, Selection
+from poller.failures.pages import pages as any_pages
+from poller.failures.protocols import Journal
 from poller.replay.claims import CLAIM_SECONDS
 
 NAMED = 10

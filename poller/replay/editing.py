@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from poller.errors import ConfigError
-from poller.model import Entry
-from poller.payload import element, encoded
+from poller.failures.journal import Entry
+from poller.failures.payload import element, encoded
 from poller.settings import Filterable
 
 Over = Callable[[str], Filterable | None]

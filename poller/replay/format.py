@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from poller.model import Document, Entry, Identifier, KeptRecord
+from poller.failures.journal import Entry, KeptRecord
+from poller.model import Document, Identifier
 
 
 class ReplayRecord(NamedTuple):
@@ -102,6 +103,6 @@ FORMAT = ReplayFormat()
 
 
 def _identifier(text: str) -> Identifier:
-    """What `poller.failure.entry` wrote as JSON, in the form that compares: a string, or the sorted pairs of an object."""
+    """What `poller.failures.entry.entry` wrote as JSON, in the form that compares: a string, or the sorted pairs of an object."""
     value = orjson.loads(text)
     return tuple(sorted(value.items())) if isinstance(value, dict) else str(value)

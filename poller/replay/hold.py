@@ -11,8 +11,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from poller.errors import StoreError, StoreUnavailable
-from poller.protocols import Runs
-from poller.runs import Run, Step, left, renewed, started
+from poller.failures.protocols import Runs
+from poller.failures.runs import Run, Step, left, renewed, started
 
 log = logging.getLogger("poller.replay")
 

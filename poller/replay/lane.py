@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from poller.errors import LaneEnded, LaneLost, StoreUnavailable
-from poller.fingerprint import fingerprint
-from poller.model import Ack, Action, Batch, Discard, Entry, Failure, Fetched, Release, Retry, Span
-from poller.protocols import Journal
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry
+from poller.failures.protocols import Journal
+from poller.failures.runs import Finished, Outcome, Run
+from poller.model import Ack, Action, Batch, Discard, Failure, Fetched, Release, Retry, Span
 from poller.replay.claims import Claims
 from poller.replay.format import FORMAT, records_of
-from poller.runs import Finished, Outcome, Run
-from poller.strand_runner import STORE_RETRY
 from poller.strands import Strands
+from poller.waits import STORE_RETRY
 
 log = logging.getLogger("poller.replay")
 

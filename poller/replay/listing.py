@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from poller.model import Entry, Selection
-from poller.protocols import Journal, Runs
+from poller.failures.journal import Entry, Selection
+from poller.failures.protocols import Journal, Runs
+from poller.failures.runs import Run
 from poller.replay.counting import every, pages
 from poller.replay.hold import trail
-from poller.runs import Run
 
 Rows = dict[str, int]
 """A row and the bytes of its records, oldest first. What they hold is not kept: there may be millions."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from poller.failures.journal import Entry
+from poller.failures.payload import document, loaded
 from poller.filtering import Filtering
 from poller.filters import compile_pattern
-from poller.model import Document, Entry
-from poller.payload import document, loaded
+from poller.model import Document
 from poller.replay.format import ReplayFormat, ReplayRecord, records_of
 from poller.settings import Filterable, FilterSettings
 

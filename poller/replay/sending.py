@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import cast
 
 from poller.errors import HandlerError, NotConnected, PollerError
+from poller.failures.journal import Entry
 from poller.functions import Function
-from poller.model import Busy, Call, Entry, Response, Returned
+from poller.model import Busy, Call, Response, Returned
 from poller.protocols import Event
 from poller.replay.format import ReplayEvent
 from poller.settings import Backoff, FunctionSettings

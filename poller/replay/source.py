@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from poller.errors import PollerError, StoreError, StoreUnavailable
-from poller.model import Entry, Selection
+from poller.failures.journal import Entry, Selection
+from poller.failures.protocols import Journal, Runs
+from poller.failures.runs import Run
 from poller.policy import Block
-from poller.protocols import Journal, Lane, Runs
+from poller.protocols import Lane
 from poller.replay.claims import Claims
 from poller.replay.format import FORMAT
 from poller.replay.lane import Ending, JournalLane, Terms
 from poller.replay.pace import Pace, ahead
-from poller.runs import Run
 
 log = logging.getLogger("poller.replay")
 

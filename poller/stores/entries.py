@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
-from poller.model import Entry, Fault, KeptRecord, RowState
+from poller.failures.journal import Entry, KeptRecord, RowState
+from poller.model import Fault
 from poller.stores.kept import row_weight, weight
 from poller.stores.outbox import post
 from poller.stores.posts import posted, text

@@ -13,8 +13,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from poller.fingerprint import fingerprint
-from poller.model import Entry, Fault, Row, RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, Row, RowState, Selection
+from poller.model import Fault
 from poller.stores.entries import append, chunks, encode_fault
 from poller.stores.rows import count, select
 from poller.stores.upkeep import work_out

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from poller.errors import StoreError
-from poller.journal import ErrorGroup
-from poller.model import Entry, Fault, KeptRecord, Row
+from poller.failures.journal import Entry, ErrorGroup, KeptRecord, Row
+from poller.model import Fault
 
 PORTION_RECORDS, PORTION_BYTES = 500, 4 * 1024 * 1024
 """What of a journal is removed in one transaction, at most."""

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from poller.fingerprint import fingerprint
-from poller.model import Entry, Fault, Holding, KeptRecord, LaneKey, Lease, Row, RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, KeptRecord, Row, RowState, Selection
+from poller.model import Fault, Holding, LaneKey, Lease
 from poller.progress import Progress
 from poller.stores.fencing import lost
 from poller.stores.ids import meant
@@ -133,7 +134,7 @@ class _Kept:
 
 
 class MemoryJournal:
-    """`poller.protocols.Journal`."""
+    """`poller.failures.protocols.Journal`."""
 
     def __init__(self, outbox: MemoryOutbox | None = None) -> None:
         self._outbox = outbox or MemoryOutbox()

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count, islice
 
-from poller.model import Delivery, Waiting
+from poller.failures.journal import Delivery, Waiting
 
 
 class MemoryOutbox:
-    """`poller.protocols.Outbox`."""
+    """`poller.failures.protocols.Outbox`."""
 
     def __init__(self) -> None:
         self._numbers = count(1)

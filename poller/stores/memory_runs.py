@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from poller.protocols import Journal
-from poller.runs import Finished, Run, Step
+from poller.failures.protocols import Journal
+from poller.failures.runs import Finished, Run, Step
 
 
 class MemoryRuns:
-    """`poller.protocols.Runs` over a journal that never waits: so what `finish` does is one step for everyone else."""
+    """`poller.failures.protocols.Runs` over a journal that never waits: so what `finish` does is one step for everyone else."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal

@@ -1,4 +1,4 @@
-"""`poller.protocols.Upkeep` in memory."""
+"""`poller.failures.protocols.Upkeep` in memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from poller.journal import ErrorGroup, Removed
-from poller.model import Row, RowState, Selection
+from poller.failures.journal import ErrorGroup, Removed, Row, RowState, Selection
 from poller.stores.kept import row_weight, weight
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MemoryUpkeep:
-    """`poller.protocols.Upkeep`."""
+    """`poller.failures.protocols.Upkeep`."""
 
     def __init__(self, journal: MemoryJournal) -> None:
         self._journal = journal

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.errors import ConfigError, StoreError
-from poller.protocols import Journal, Ledger, Outbox, Runs, Store, Upkeep
+from poller.failures.protocols import Journal, Outbox, Runs, Upkeep
+from poller.protocols import Ledger, Store
 from poller.registry import Registry
 from poller.settings import StoreKind
 from poller.stores.kinds import BUILT_IN

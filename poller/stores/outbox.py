@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from poller.model import Delivery, Waiting
+from poller.failures.journal import Delivery, Waiting
 from poller.stores.posts import decode, encode, text
 from poller.stores.writer import Writer
 
@@ -48,7 +48,7 @@ def post(connection: sqlite3.Connection, deliveries: Iterable[Delivery]) -> None
 
 
 class SqliteOutbox:
-    """`poller.protocols.Outbox` over one SQLite file. What is put and settled together shares one fsync."""
+    """`poller.failures.protocols.Outbox` over one SQLite file. What is put and settled together shares one fsync."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

@@ -11,8 +11,9 @@ from dataclasses import replace
 import msgspec
 
 from poller.errors import StoreError
-from poller.failure import identity
-from poller.model import Delivery, Entry, Fault, KeptRecord
+from poller.failures.entry import identity
+from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.model import Fault
 
 
 def text(value: str) -> str:

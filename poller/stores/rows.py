@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from poller.model import KeptRecord, Row, Selection
+from poller.failures.journal import KeptRecord, Row, Selection
 from poller.stores.entries import chunks, marks
 from poller.stores.ids import SHOWN, meant
 from poller.stores.kept import Kept, row

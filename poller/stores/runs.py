@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from poller.runs import Finished, Run, Step, decode, encode
+from poller.failures.runs import Finished, Run, Step, decode, encode
 from poller.stores.entries import append, chunks, marks
 from poller.stores.journal import mark
 from poller.stores.posts import text
@@ -19,7 +19,7 @@ _STEP = "INSERT INTO steps (run, failure, outcome, time, who, failures, edited) 
 
 
 class SqliteRuns:
-    """`poller.protocols.Runs` over the file of the journal."""
+    """`poller.failures.protocols.Runs` over the file of the journal."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

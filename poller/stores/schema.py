@@ -98,7 +98,7 @@ _SHARING = (
 )
 
 _RUNS = (
-    # A replay (poller.runs.encode).
+    # A replay (poller.failures.runs.encode).
     """
     CREATE TABLE runs (
         number INTEGER PRIMARY KEY,

@@ -10,9 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from poller.fingerprint import fingerprint
-from poller.journal import ErrorGroup, Removed
-from poller.model import RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import ErrorGroup, Removed, RowState, Selection
 from poller.stores.entries import chunks, marks
 from poller.stores.kept import RECORD_BYTES, ROW_BYTES, fault_of, grouped, portion
 from poller.stores.rows import narrowed
@@ -42,7 +41,7 @@ _PAGES = 500
 
 
 class SqliteUpkeep:
-    """`poller.protocols.Upkeep` over one SQLite file."""
+    """`poller.failures.protocols.Upkeep` over one SQLite file."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

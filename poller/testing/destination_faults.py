@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from poller.errors import NotConnected
-from poller.protocols import Destination
+from poller.failures.protocols import Destination
 from poller.settings import DestinationContext, Finding
 from poller.testing.destinations import Target, context, make_delivery
 
@@ -43,7 +43,7 @@ class FaultyTarget(Target, Protocol):
 
 
 class DestinationFaultsContract:
-    """poller.protocols.Destination, when things go wrong."""
+    """poller.failures.protocols.Destination, when things go wrong."""
 
     async def test_many_at_once_all_arrive(self, target: FaultyTarget) -> None:
         names = [f"{number:032x}" for number in range(20)]

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from poller.model import Delivery, Entry, KeptRecord, Response
-from poller.protocols import Destination
+from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.failures.protocols import Destination
+from poller.model import Response
 from poller.settings import Batching, DestinationContext, FailureSettings, MappingSettings
 from poller.testing.journals import make_entry
 
@@ -93,7 +94,7 @@ class Target(Protocol):
 
 
 class DestinationContract:
-    """poller.protocols.Destination, for those that are sent whole records (poller.invocation)."""
+    """poller.failures.protocols.Destination, for those that are sent whole records (poller.failures.invocation)."""
 
     async def test_a_failure_arrives_with_its_cause_and_its_event(self, target: Target) -> None:
         body = await _sent(target, make_delivery())

@@ -14,10 +14,11 @@ from random import Random
 from typing import Any, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
-from poller.model import Delivery, Entry, Fault, Holding, LaneKey, Lease, Row, RowState, Selection, Waiting
+from poller.failures.journal import Delivery, Entry, Row, RowState, Selection, Waiting
+from poller.failures.runs import Finished, Run, Step
+from poller.model import Fault, Holding, LaneKey, Lease
 from poller.progress import Progress
 from poller.protocols import Store
-from poller.runs import Finished, Run, Step
 from poller.testing.fakes import Gate
 
 T = TypeVar("T")

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from poller.errors import ConfigError
-from poller.model import Entry, Fault, KeptRecord, Row, RowState, Selection
-from poller.protocols import Journal, Store
+from poller.failures.journal import Entry, KeptRecord, Row, RowState, Selection
+from poller.failures.protocols import Journal
+from poller.model import Fault
+from poller.protocols import Store
 from poller.testing.stores import refused
 
 ANY = Selection(states=())
@@ -48,7 +50,7 @@ async def row_of(journal: Journal, name: str) -> Row:
 
 
 class AppendContract:
-    """poller.protocols.Journal.append: nothing is lost, and nothing is there twice."""
+    """poller.failures.protocols.Journal.append: nothing is lost, and nothing is there twice."""
 
     async def test_an_entry_is_read_back_as_it_was(self, store: Store) -> None:
         entry = make_entry(
@@ -177,7 +179,7 @@ class AppendContract:
 
 
 class SelectContract:
-    """poller.protocols.Journal.select: exactly what is meant, oldest first."""
+    """poller.failures.protocols.Journal.select: exactly what is meant, oldest first."""
 
     async def test_an_empty_journal_has_no_rows(self, store: Store) -> None:
         assert list(await store.journal.select(ANY)) == []
@@ -244,7 +246,7 @@ class SelectContract:
 
 
 class MarkContract:
-    """poller.protocols.Journal.mark: the allowed transitions, and no other."""
+    """poller.failures.protocols.Journal.mark: the allowed transitions, and no other."""
 
     async def _in_state(self, journal: Journal, state: RowState) -> None:
         """A row f1 that is in this state; claimed: by "a" until 10."""
@@ -336,4 +338,4 @@ class MarkContract:
 
 
 class JournalContract(AppendContract, SelectContract, MarkContract):
-    """poller.protocols.Journal, whole."""
+    """poller.failures.protocols.Journal, whole."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from poller.failure import successes
-from poller.model import Delivery, Entry, Fault, KeptRecord, Waiting
+from poller.failures.entry import successes
+from poller.failures.journal import Delivery, Entry, KeptRecord, Waiting
+from poller.model import Fault
 from poller.protocols import Store
 from poller.testing.journals import ANY, make_entry
 
@@ -30,7 +31,7 @@ async def records(store: Store, destination: str = DEAD) -> list[list[str]]:
 
 
 class OutboxContract:
-    """poller.protocols.Outbox: what came into the journal or was put goes to each of its destinations, until it has arrived."""
+    """poller.failures.protocols.Outbox: what came into the journal or was put goes to each of its destinations, until it has arrived."""
 
     async def test_a_failure_is_in_the_outbox_with_its_row(self, store: Store) -> None:
         entry = failed("f1", "m1", "m2", to=(DEAD, AUDIT), request_id="r-1")

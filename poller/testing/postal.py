@@ -18,13 +18,14 @@ from typing import Any, cast
 import msgspec
 
 from poller.config import DestinationConfig, MappingConfig
-from poller.courier import Courier, Office, Route
-from poller.couriers import Couriers
-from poller.delivery import Opening
 from poller.errors import NotConnected, StoreUnavailable
-from poller.failure import successes
+from poller.failures.courier import Courier, Office, Route
+from poller.failures.couriers import Couriers
+from poller.failures.delivery import Opening
+from poller.failures.entry import successes
+from poller.failures.journal import Delivery
 from poller.metrics import MappingCounters
-from poller.model import Busy, Delivery, Response
+from poller.model import Busy, Response
 from poller.protocols import Store
 from poller.registry import Registry
 from poller.settings import Batching, DestinationContext, DestinationTraits, FailureSettings, MappingSettings

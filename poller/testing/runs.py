@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from poller.model import Fault, Selection
+from poller.failures.journal import Selection
+from poller.failures.runs import Finished, Plan, Run, Step
+from poller.model import Fault
 from poller.protocols import Store
-from poller.runs import Finished, Plan, Run, Step
 from poller.testing.journals import held, make_entry, row_of
 
 OLD = Fault("error", "ValueError", "why it was kept first")
@@ -43,7 +44,7 @@ async def claimed(store: Store, *names: str, owner: str = "w1") -> None:
 
 
 class RunsContract:
-    """poller.protocols.Runs: a run is changed by one at a time, and what it did to a row is told where, and when, it is done."""
+    """poller.failures.protocols.Runs: a run is changed by one at a time, and what it did to a row is told where, and when, it is done."""
 
     async def test_a_run_is_read_back_as_it_was(self, store: Store) -> None:
         run = make_run(state="running", total=3, owner="w1", until=1060.0, since=7)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from poller.errors import ConfigError
-from poller.fingerprint import fingerprint
-from poller.journal import ErrorGroup
-from poller.model import Entry, Fault, KeptRecord, RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, ErrorGroup, KeptRecord, RowState, Selection
+from poller.model import Fault
 from poller.protocols import Store
 from poller.testing.journals import ANY, held, make_entry, row_of
 from poller.testing.stores import refused
@@ -29,7 +29,7 @@ def ids(groups: Sequence[ErrorGroup]) -> list[str]:
 
 
 class GroupsContract:
-    """poller.protocols.Upkeep.groups, and `Selection.group`, `Selection.key`."""
+    """poller.failures.protocols.Upkeep.groups, and `Selection.group`, `Selection.key`."""
 
     async def test_failures_are_counted_by_their_fingerprint(self, store: Store) -> None:
         entries = [
@@ -136,7 +136,7 @@ class GroupsContract:
 
 
 class UpkeepContract(GroupsContract):
-    """poller.protocols.Upkeep, whole."""
+    """poller.failures.protocols.Upkeep, whole."""
 
     async def _all_states(self, store: Store) -> None:
         """A row in each state, in the order of their times: kept, dropped, replayed, claimed. They failed at 1 to 4, changed at 10."""

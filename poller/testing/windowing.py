@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from poller.model import Entry, Response, Returned
+from poller.failures.journal import Entry
+from poller.model import Response, Returned
 from poller.windows import MAXIMUM_STATE_BYTES
 
 Place = tuple[str, int, int, bool]

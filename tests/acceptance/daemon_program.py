@@ -21,10 +21,12 @@ from poller.admin.tasks import tasks
 from poller.config import Config, load
 from poller.daemon import Daemon, open_configured_store
 from poller.errors import PollerError
+from poller.failures.journal import Delivery, Entry, Row, RowState, Selection
+from poller.failures.protocols import Journal, Outbox
 from poller.logs import setup
-from poller.model import Delivery, Entry, Fault, LaneKey, Lease, Row, RowState, Selection
+from poller.model import Fault, LaneKey, Lease
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Journal, Leases, Outbox, States, Store
+from poller.protocols import Checkpoints, Leases, States, Store
 from poller.registry import Registry
 
 

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from poller.config import load
+from poller.failures.journal import Row, Selection
 from poller.feed import Feed, Item
-from poller.model import Row, Selection
 from poller.registry import Registry
 from poller.settings import Context
 from poller.stores.memory import MemoryStore

@@ -12,9 +12,10 @@ from pathlib import Path
 from poller.admin.rewinding import Rewinding, Wish
 from poller.config import load
 from poller.daemon import open_configured_store
+from poller.failures.protocols import Journal
 from poller.model import LaneKey, Lease
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Journal, Leases, States, Store
+from poller.protocols import Checkpoints, Leases, States, Store
 from poller.registry import Registry
 from poller.settings import Context
 

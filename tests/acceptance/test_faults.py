@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from poller.failures.journal import Entry
 from poller.feed import Item
-from poller.model import Entry
 from tests.acceptance.harness import FUNCTIONS, Site, until
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 
 from poller.config import load
 from poller.daemon import open_configured_store
-from poller.model import Row, Selection
+from poller.failures.journal import Row, Selection
 from poller.registry import Registry
 from poller.testing.oracle import poison_bound
 from tests.acceptance.harness import FUNCTIONS, DaemonProcess, Site, until

@@ -15,9 +15,10 @@ from typing import Any
 
 from poller.admin.replaying import Replaying
 from poller.config import load
-from poller.delivery import Invoker, Opening
+from poller.failures.delivery import Invoker, Opening
+from poller.failures.journal import KeptRecord, Selection
 from poller.functions import Function
-from poller.model import Call, KeptRecord, Returned, Selection
+from poller.model import Call, Returned
 from poller.protocols import Event
 from poller.registry import Registry
 from poller.replay.hold import run_named

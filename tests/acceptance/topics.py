@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from poller.model import Row
+from poller.failures.journal import Row
 from tests.servers.kafka.client import Blocking, Message
 
 Place = tuple[int, int]

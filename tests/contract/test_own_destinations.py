@@ -24,9 +24,9 @@ from connectors.local.destination import MAXIMUM_BYTES, LocalQueueOptions
 from connectors.local.destination import kind as local_queue
 from connectors.local.messages import found
 from handlers.inline import connect
+from poller.failures.protocols import Destination
 from poller.functions import Function
 from poller.model import MAXIMUM_EVENT_BYTES, Call, Response
-from poller.protocols import Destination
 from poller.settings import DestinationContext, DestinationKind, Finding, FunctionSettings
 from poller.testing.destination_faults import DestinationFaultsContract
 from poller.testing.destinations import DestinationContract

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from poller.errors import StoreError
+from poller.failures.runs import Finished, Plan, Run, decode, encode
 from poller.protocols import Store
-from poller.runs import Finished, Plan, Run, decode, encode
 from poller.stores.memory import MemoryStore
 from poller.stores.memory_runs import MemoryRuns
 from poller.stores.sqlite import open_store

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from poller.errors import ConfigError, StoreError
-from poller.model import Fault, Holding, KeptRecord, Selection
+from poller.failures.journal import KeptRecord, Selection
+from poller.model import Fault, Holding
 from poller.progress import encode
 from poller.stores.schema import SCHEMA
 from poller.stores.sqlite import SqliteStore, open_store, parse_url

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poller.model import Entry, Fault, LaneKey, Lease, RowState, Selection
+from poller.failures.journal import Entry, RowState, Selection
+from poller.model import Fault, LaneKey, Lease
 from poller.protocols import Store
 from poller.stores.memory import MemoryCheckpoints, MemoryJournal, MemoryLeases, MemoryStates, MemoryStore
 from poller.stores.sqlite import SqliteStore, open_store

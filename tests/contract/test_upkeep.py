@@ -14,9 +14,8 @@ import pytest
 from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.schema import MIGRATIONS
 from connectors.postgresql.store import open_store as open_postgresql
-from poller.fingerprint import fingerprint
-from poller.journal import ErrorGroup, Removed
-from poller.model import KeptRecord, RowState, Selection
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import ErrorGroup, KeptRecord, Removed, RowState, Selection
 from poller.protocols import Store
 from poller.stores.entries import encode_fault
 from poller.stores.memory import MemoryStore

@@ -17,6 +17,7 @@ from poller.policy import Block, Redeliver
 from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
 from poller.protocols import Facts, Format, Lane, Policy, Source
 from poller.settings import Context
+from poller.settling import Settling
 from poller.stores.memory import MemoryCheckpoints, MemoryStore
 from poller.strand_runner import StrandRunner
 from poller.strands import Assign, Strand, Strands
@@ -251,12 +252,16 @@ class Hasty(Rigged):
     lane = HastyLane
 
 
-class HastyStrand(StrandRunner):
+class HastySettling(Settling):
     """Settles what is given up while the journal is still being written."""
 
     async def _keep(self, batch: Batch, failures: Sequence[Failure]) -> None:
         keeping = asyncio.ensure_future(super()._keep(batch, failures))
         keeping.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class HastyStrand(StrandRunner):
+    settling_type = HastySettling
 
 
 class GrabbingStrand(StrandRunner):

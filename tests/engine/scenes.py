@@ -14,10 +14,11 @@ import orjson
 
 from poller.circuit import Circuit
 from poller.errors import StoreUnavailable
+from poller.failures.journal import Entry
 from poller.functions import Function
 from poller.lane_runner import LaneRunner
 from poller.metrics import MappingCounters
-from poller.model import Busy, Call, Entry, Fault, LaneKey, Lease, Response, Returned
+from poller.model import Busy, Call, Fault, LaneKey, Lease, Response, Returned
 from poller.ordered import OrderedLane
 from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver

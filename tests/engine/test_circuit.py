@@ -8,7 +8,8 @@ from collections import Counter
 from connectors.sqs.format import SqsFormat
 from connectors.sqs.lane import SqsLane
 from connectors.sqs.queue import Queue as SqsQueue
-from poller.model import Fault, Selection
+from poller.failures.journal import Selection
+from poller.model import Fault
 from poller.settings import Backoff, BreakerSettings
 from poller.testing.fakes import FakeQueueLane, Gate
 from poller.testing.sqs import FakeSqs

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from poller.courier import PAGE, Courier
-from poller.delivery import AT_ONCE, delay, lanes
 from poller.errors import NotConnected
-from poller.failure import successes
-from poller.model import Delivery
+from poller.failures.courier import PAGE, Courier
+from poller.failures.delivery import AT_ONCE, delay, lanes
+from poller.failures.entry import successes
+from poller.failures.journal import Delivery
 from poller.testing.clock import run_virtually
 from poller.testing.journals import make_entry
 from poller.testing.postal import PostalWorld, deliver, mapping, now

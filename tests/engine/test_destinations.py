@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from poller.config import DestinationConfig, MappingConfig
-from poller.delivery import Invoker, Opening, opened
 from poller.errors import HandlerError, NotConnected, PollerError, SourceError, StoreUnavailable
+from poller.failures.delivery import Invoker, Opening, opened
+from poller.failures.journal import Delivery
 from poller.functions import Function
-from poller.model import Busy, Delivery, Fault, Response, Returned
+from poller.model import Busy, Fault, Response, Returned
 from poller.settings import DestinationContext, DestinationTraits, FunctionSettings
 from poller.testing.journals import make_entry
 from poller.testing.postal import NoOptions, mapping, nobody, registry

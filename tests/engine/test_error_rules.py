@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from poller.failures.journal import Selection
 from poller.mapping import MappingRunner
-from poller.model import Fault, Selection
+from poller.model import Fault
 from poller.pause import Pauses, watch
 from poller.policy import Redeliver
 from poller.protocols import Source

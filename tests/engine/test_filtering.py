@@ -16,13 +16,14 @@ from random import Random
 import pytest
 
 from poller.errors import LaneLost, NotConnected
+from poller.failures.journal import Selection
+from poller.failures.runs import Run
 from poller.filtering import Filtering
 from poller.lane_runner import OWED_RECORDS, LaneRunner
-from poller.model import Ack, Action, Batch, Document, Fetched, Record, Selection, Span
+from poller.model import Ack, Action, Batch, Document, Fetched, Record, Span
 from poller.policy import Block
 from poller.replay import Part, Replay
 from poller.replay.listing import listed
-from poller.runs import Run
 from poller.settings import FilterSettings
 from poller.testing.fakes import FILTERABLE, FakeFormat, FakeQueueLane, FakeRecord, Gate
 from poller.testing.oracle import Broken

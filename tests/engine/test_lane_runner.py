@@ -12,7 +12,8 @@ from connectors.sqs.format import SqsFormat
 from connectors.sqs.lane import SqsLane
 from connectors.sqs.queue import Queue as SqsQueue
 from poller.errors import LaneLost, NotConnected, NotYet
-from poller.model import Action, Batch, Fetched, Response, Selection
+from poller.failures.journal import Selection
+from poller.model import Action, Batch, Fetched, Response
 from poller.ordered import OrderedLane
 from poller.settings import Backoff
 from poller.testing.fakes import FakeQueueLane

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from poller.errors import StoreUnavailable
-from poller.model import Delivery, Returned, Selection
+from poller.failures.journal import Delivery, Selection
+from poller.model import Returned
 from poller.stores.memory_outbox import MemoryOutbox
 from poller.testing.fakes import FakeQueueLane, Gate
 from tests.engine.scenes import (

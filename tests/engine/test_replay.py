@@ -16,18 +16,20 @@ import orjson
 import pytest
 
 from poller.errors import StoreUnavailable
-from poller.failure import entry
+from poller.failures.entry import entry
+from poller.failures.journal import Entry, Row, RowState, Selection
+from poller.failures.protocols import Journal
+from poller.failures.runs import Finished, Plan, Run, Step
 from poller.functions import Function
-from poller.model import Busy, Call, Entry, Failure, Fault, Response, Returned, Row, RowState, Selection
+from poller.model import Busy, Call, Failure, Fault, Response, Returned
 from poller.policy import Block, Redeliver
-from poller.protocols import Event, Journal, Policy
+from poller.protocols import Event, Policy
 from poller.replay import Part, Replay, ReplayFormat, ReplaySource, Tally, block, preview, replay
 from poller.replay.claims import CLAIM_SECONDS, RENEW_SECONDS, Claims
 from poller.replay.counting import Count, pages
 from poller.replay.format import records_of
 from poller.replay.lane import JournalLane, rest_of
 from poller.replay.listing import listed
-from poller.runs import Finished, Plan, Run, Step
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store

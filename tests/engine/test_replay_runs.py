@@ -16,16 +16,17 @@ import pytest
 from connectors.local import StreamOptions
 from poller.admin.replaying import Replaying
 from poller.config import MappingConfig
-from poller.delivery import Invoker, Opening
 from poller.errors import StoreError, StoreUnavailable
+from poller.failures.delivery import Invoker, Opening
+from poller.failures.journal import Entry, Selection
+from poller.failures.runs import RUN_SECONDS, Plan, aborted, paused, planned
 from poller.functions import Function
-from poller.model import Call, Entry, Fault, Response, Returned, Selection
+from poller.model import Call, Fault, Response, Returned
 from poller.protocols import Event
 from poller.registry import Registry
 from poller.replay.claims import CLAIM_SECONDS
 from poller.replay.format import ReplayEvent
 from poller.replay.hold import change
-from poller.runs import RUN_SECONDS, Plan, aborted, paused, planned
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually

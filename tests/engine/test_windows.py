@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import orjson
 
-from poller.model import Call, Lease, Response, Returned, Selection, Window
+from poller.failures.journal import Selection
+from poller.model import Call, Lease, Response, Returned, Window
 from poller.ordered import OrderedLane
 from poller.protocols import Event
 from poller.replay.format import FORMAT as KEPT

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from poller.config.tree import Config
+from poller.failures.journal import Row, Selection
 from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
-from poller.model import Call, Fault, Response, Returned, Row, Selection
+from poller.model import Call, Fault, Response, Returned
 from poller.protocols import Event, Source, Store
 from poller.registry import Registry
 from poller.settings import Context

@@ -13,8 +13,8 @@ import pytest
 
 from connectors.dynamodb_streams import connector as dynamodb
 from connectors.local import stream_connector
-from poller.invocation import key, record
-from poller.model import Delivery, Entry, KeptRecord
+from poller.failures.invocation import key, record
+from poller.failures.journal import Delivery, Entry, KeptRecord
 from poller.testing.destinations import context
 from tests.fidelity.cases import CASES, RUN, WITHOUT_CASES, Case, matches
 from tests.fidelity.shapes import Likeness

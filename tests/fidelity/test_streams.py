@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from poller.model import Entry
+from poller.failures.journal import Entry
 from poller.settings import FilterSettings
 from poller.testing.clock import run_virtually
 from tests.fidelity.cases import WITHOUT_CASES, Case, recorded

@@ -19,10 +19,11 @@ from connectors.kafka.lane import KafkaLane
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.source import KafkaSource, open_source
 from poller.errors import NotConnected
+from poller.failures.journal import Entry, Selection
 from poller.functions import Function
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
-from poller.model import Call, Entry, Fault, Response, Returned, Selection
+from poller.model import Call, Fault, Response, Returned
 from poller.policy import Block
 from poller.protocols import Event, Source
 from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings

@@ -17,8 +17,8 @@ from connectors.s3 import kind as buckets
 from connectors.sns import kind as topics
 from connectors.sqs.destination import kind as queues
 from poller.errors import NotConnected
-from poller.invocation import key, record
-from poller.protocols import Placing
+from poller.failures.invocation import key, record
+from poller.failures.protocols import Placing
 from poller.settings import DestinationKind
 from poller.testing.destinations import MAPPING, SHARD, context, make_delivery, make_record
 from tests.servers.aws import ACCOUNT, REGION

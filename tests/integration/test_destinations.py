@@ -16,9 +16,9 @@ from aiohttp import web
 from connectors.local import queue_connector
 from poller.config import Config, load
 from poller.daemon import Daemon
+from poller.failures.journal import Selection
 from poller.feed import Item
 from poller.metrics import exposition
-from poller.model import Selection
 from poller.probe import probe
 from poller.registry import Registry
 from poller.settings import DestinationTraits

@@ -19,8 +19,8 @@ from connectors.http.answers import signed
 from connectors.kafka.options import Tls
 from poller.config.secrets import Secret
 from poller.errors import NotConnected
-from poller.model import Delivery
-from poller.protocols import Destination
+from poller.failures.journal import Delivery
+from poller.failures.protocols import Destination
 from poller.settings import DestinationContext
 from poller.testing.destinations import context, make_delivery, make_record
 from tests.servers.webhook import Request, Webhook, webhook

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from poller.config import load
 from poller.daemon import Daemon
+from poller.failures.journal import KeptRecord
 from poller.metrics import exposition
-from poller.model import KeptRecord
 from poller.registry import Registry
 from poller.stores.sqlite import open_store
 from poller.testing.journals import ANY, held, make_entry

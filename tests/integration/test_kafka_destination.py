@@ -14,9 +14,10 @@ from connectors.kafka import connector
 from connectors.kafka.destination import TopicOptions, kind
 from connectors.kafka.format import KafkaFormat
 from poller.errors import NotConnected
-from poller.failure import entry
-from poller.model import Delivery, Failure, Fault
-from poller.protocols import Destination
+from poller.failures.entry import entry
+from poller.failures.journal import Delivery
+from poller.failures.protocols import Destination
+from poller.model import Failure, Fault
 from poller.settings import DestinationContext, Finding
 from poller.testing.destination_faults import DestinationFaultsContract
 from poller.testing.destinations import context, make_delivery, make_record

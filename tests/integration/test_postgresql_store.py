@@ -18,7 +18,8 @@ from connectors.postgresql.groups import GROUP_ITEMS
 from connectors.postgresql.schema import MIGRATIONS
 from connectors.postgresql.store import PostgresStore, open_store
 from poller.errors import LaneLost, StoreError, StoreUnavailable
-from poller.model import Fault, KeptRecord, Selection
+from poller.failures.journal import KeptRecord, Selection
+from poller.model import Fault
 from poller.testing.journals import ANY, held, make_entry, row_of
 from poller.testing.states import LARGE
 from poller.testing.stores import KEY, at, claimed, holding, holdings

@@ -27,9 +27,10 @@ from connectors.sqs.destination import kind as queue_kind
 from poller.cli import program
 from poller.config import load
 from poller.errors import NotConnected
-from poller.failure import entry as failed
-from poller.invocation import record
-from poller.model import Delivery, Failure, Fault, KeptRecord, Row, Selection
+from poller.failures.entry import entry as failed
+from poller.failures.invocation import record
+from poller.failures.journal import Delivery, KeptRecord, Row, Selection
+from poller.model import Failure, Fault
 from poller.redrive.letters import DeadLetters, Letter, RedriveContext
 from poller.redrive.taking import take
 from poller.registry import Registry

@@ -13,7 +13,7 @@ from aiobotocore.session import AioSession
 from aiohttp import web
 
 from connectors.aws.options import SendOptions
-from poller.protocols import Destination
+from poller.failures.protocols import Destination
 from poller.settings import DestinationContext, DestinationKind
 from tests.servers.aws import ACCOUNT, REGION
 

@@ -18,9 +18,10 @@ from connectors.kinesis.format import KinesisFormat
 from connectors.local import queue_connector, stream_connector
 from connectors.sqs import connector as sqs
 from connectors.sqs.format import SqsFormat
-from poller.failure import entry
-from poller.invocation import event
-from poller.model import Entry, Failure, KeptRecord, Window
+from poller.failures.entry import entry
+from poller.failures.invocation import event
+from poller.failures.journal import Entry, KeptRecord
+from poller.model import Failure, Window
 from poller.protocols import Format
 from poller.settings import Describing
 from poller.testing.journals import make_entry

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 from poller.cli import program
 from poller.cli.template import write
-from poller.fingerprint import fingerprint
-from poller.model import Entry, Fault, KeptRecord, RowState, Selection
-from poller.pages import pages
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Entry, KeptRecord, RowState, Selection
+from poller.failures.pages import pages
+from poller.model import Fault
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 

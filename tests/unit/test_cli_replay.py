@@ -23,14 +23,15 @@ from poller.cli.replaying import tally_page
 from poller.config import Config, MappingConfig
 from poller.config.tree import Address
 from poller.daemon import Daemon
-from poller.delivery import Invoker, Opening
 from poller.errors import HandlerError, StoreError
+from poller.failures.delivery import Invoker, Opening
+from poller.failures.journal import Entry, KeptRecord, Selection
+from poller.failures.runs import RUN_SECONDS, Plan, aborted, paused, planned, renewed, started
 from poller.functions import Function
-from poller.model import Call, Entry, Fault, KeptRecord, Response, Returned, Selection
+from poller.model import Call, Fault, Response, Returned
 from poller.registry import Registry
 from poller.replay import Tally
 from poller.replay.hold import LOOK_SECONDS, RENEW_SECONDS, change, run_named
-from poller.runs import RUN_SECONDS, Plan, aborted, paused, planned, renewed, started
 from poller.settings import Backoff, Batching, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually

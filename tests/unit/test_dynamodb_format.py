@@ -18,7 +18,7 @@ from connectors.dynamodb_streams.client import ChangeRecord, answered
 from connectors.dynamodb_streams.format import ChangeFormat
 from connectors.dynamodb_streams.options import FILTERABLE
 from connectors.sharded.sequence import token
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.filtering import Filtering
 from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
 from poller.outcome import interpret

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.error_rules import found, replayed, told
-from poller.invocation import record
-from poller.model import Action, Batch, Busy, Delivery, Discard, Entry, Failure, Fault, FaultKind, Outcome, Partial, Release, Retry
+from poller.failures.invocation import record
+from poller.failures.journal import Delivery, Entry
+from poller.model import Action, Batch, Busy, Discard, Failure, Fault, FaultKind, Outcome, Partial, Release, Retry
 from poller.outcome import DONE
 from poller.policy import PAUSING_SECONDS, Block, Redeliver
 from poller.replay.run import block

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.failure import entry, identity
-from poller.model import Entry, Failure, Fault, Identifier, Reason
+from poller.failures.entry import entry, identity
+from poller.failures.journal import Entry
+from poller.model import Failure, Fault, Identifier, Reason
 from poller.testing.fakes import FORMAT, FakeEvent, FakeFormat, FakeRecord
 from poller.testing.laws import require
 from poller.testing.oracle import Broken

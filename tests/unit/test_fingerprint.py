@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.fingerprint import FRAMES, fingerprint, masked
+from poller.failures.fingerprint import FRAMES, fingerprint, masked
 from poller.model import Fault
 from poller.testing.laws import require
 from poller.testing.oracle import Broken

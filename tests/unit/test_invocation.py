@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.invocation import alone, event, group, key, milliseconds, record
-from poller.model import Delivery, Fault, KeptRecord
+from poller.failures.invocation import alone, event, group, key, milliseconds, record
+from poller.failures.journal import Delivery, KeptRecord
+from poller.model import Fault
 from poller.settings import DestinationContext
 from poller.testing.destinations import MAPPING, SHARD, context, make_delivery
 from poller.testing.laws import require

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from connectors.kafka.format import KafkaFormat
 from connectors.kafka.options import FILTERABLE
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.filtering import Filtering
 from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
 from poller.outcome import interpret

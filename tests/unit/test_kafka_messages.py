@@ -16,8 +16,9 @@ from connectors.kafka.messages import messages, original
 from connectors.kafka.options import KafkaOptions, Sasl, Tls
 from connectors.local import QueueOptions
 from poller.errors import ConfigError
-from poller.failure import entry
-from poller.model import Delivery, Failure, Fault, KeptRecord
+from poller.failures.entry import entry
+from poller.failures.journal import Delivery, KeptRecord
+from poller.model import Failure, Fault
 from poller.settings import Surroundings
 from poller.testing.destinations import context, make_delivery
 from poller.testing.strategies import counter_test, laws

@@ -19,7 +19,7 @@ from connectors.kinesis.format import KinesisFormat
 from connectors.kinesis.options import FILTERABLE
 from connectors.local.format import Entry, EntryFormat
 from connectors.sharded.sequence import token
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.filtering import Filtering
 from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
 from poller.outcome import interpret

@@ -9,7 +9,7 @@ import pytest
 from poller.admin.overview import destination_statuses
 from poller.config import Config, load
 from poller.errors import ConfigError
-from poller.model import Waiting
+from poller.failures.journal import Waiting
 from poller.registry import Registry
 
 FILE = """

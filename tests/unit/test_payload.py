@@ -15,12 +15,12 @@ from connectors.kafka.options import FILTERABLE as TOPIC
 from connectors.kinesis.options import FILTERABLE as STREAM
 from connectors.sqs import FILTERABLE as QUEUE
 from poller.errors import ConfigError
-from poller.model import Entry, KeptRecord
-from poller.payload import change, changed, edit_of, element, encoded
+from poller.failures.journal import Entry, KeptRecord
+from poller.failures.payload import change, changed, edit_of, element, encoded
+from poller.failures.runs import Plan
 from poller.replay import editing
 from poller.replay.matching import matching
 from poller.replay.pace import Pace, ahead
-from poller.runs import Plan
 from poller.settings import Filterable
 from poller.testing.journals import make_entry
 from poller.testing.strategies import laws

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.errors import StoreError
-from poller.failure import successes
-from poller.model import Entry, Fault, KeptRecord
+from poller.failures.entry import successes
+from poller.failures.journal import Entry, KeptRecord
+from poller.model import Fault
 from poller.stores.posts import decode, encode, posted, text
 from poller.testing.journals import make_entry
 

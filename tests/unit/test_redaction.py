@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.errors import ConfigError
-from poller.model import Entry, KeptRecord
-from poller.redaction import HIDDEN, path, redacted
+from poller.failures.journal import Entry, KeptRecord
+from poller.failures.redaction import HIDDEN, path, redacted
 from poller.settings import Filterable, RedactionSettings
 from poller.testing.journals import make_entry
 from poller.testing.laws import require

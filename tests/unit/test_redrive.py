@@ -37,10 +37,11 @@ from connectors.sqs import SqsConnector, SqsOptions
 from connectors.sqs.format import SqsFormat
 from poller.cli import program
 from poller.errors import NotConnected, SourceError
-from poller.failure import entry
+from poller.failures.entry import entry
+from poller.failures.invocation import Form, record
+from poller.failures.journal import Delivery, Entry, Selection
 from poller.feed import Item
-from poller.invocation import Form, record
-from poller.model import Delivery, Entry, Failure, Fault, Selection
+from poller.model import Failure, Fault
 from poller.protocols import Format
 from poller.redrive.entries import understood
 from poller.redrive.letters import Letter, RangeGone, RedriveContext, Regaining

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from poller.cli import program
-from poller.model import KeptRecord
+from poller.failures.journal import KeptRecord
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 

@@ -13,15 +13,15 @@ import pytest
 from poller.cli.template import write
 from poller.config import Config, load
 from poller.errors import StoreUnavailable
-from poller.fingerprint import fingerprint
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import KeptRecord, RowState, Selection
+from poller.failures.upkeep import LOOK_SECONDS, ROWS, Upkeep
 from poller.metrics import MappingCounters
-from poller.model import KeptRecord, RowState, Selection
 from poller.registry import Registry
 from poller.stores.kept import PORTION_BYTES, PORTION_RECORDS, portion
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import run_virtually
 from poller.testing.journals import ANY, held, make_entry
-from poller.upkeep import LOOK_SECONDS, ROWS, Upkeep
 
 DAY = 86_400.0
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.failure import entry
+from poller.failures.entry import entry
 from poller.model import Ack, Batch, Discard, Done, Failure, Fault, Outcome, Partial, Retry, Returned, Window
 from poller.outcome import interpret
 from poller.policy import Block

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from poller.errors import ConfigError
+from poller.failures.journal import Entry
+from poller.failures.runs import Plan
 from poller.filtering import readable
-from poller.model import Document, Entry
-from poller.runs import Plan
+from poller.model import Document
 from poller.settings import Filterable
 
 RAW = "base64"

@@ -21,7 +21,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from poller.errors import StoreError
-from poller.model import Entry, Fault, Selection
+from poller.failures.journal import Entry, Selection
+from poller.model import Fault
 
 RUN_SECONDS = 70.0
 """For how long a run that was renewed counts as alive: when it does not any more, all claims on its rows have run out too."""

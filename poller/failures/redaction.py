@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from poller.errors import ConfigError
-from poller.model import Entry, KeptRecord
-from poller.payload import RAW, element, encoded
+from poller.failures.journal import Entry, KeptRecord
+from poller.failures.payload import RAW, element, encoded
 from poller.settings import RedactionSettings
 
 HIDDEN = "***"

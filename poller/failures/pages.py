@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from poller.model import Entry, Row, Selection
-from poller.protocols import Journal
+from poller.failures.journal import Entry, Row, Selection
+from poller.failures.protocols import Journal
 
 PAGE_BYTES = 8 * 1024 * 1024
 """What a page aims at, by the rows of the one before."""

@@ -15,9 +15,10 @@ from typing import Any
 
 from poller.config import DestinationConfig, MappingConfig
 from poller.errors import HandlerError, NotConnected, PollerError, StoreUnavailable
+from poller.failures.journal import Delivery, Entry
+from poller.failures.protocols import Destination, Placing
 from poller.functions import Function, Payload, new_request_id
-from poller.model import Busy, Call, Delivery, Entry, Fault, Response
-from poller.protocols import Destination, Placing
+from poller.model import Busy, Call, Fault, Response
 from poller.registry import Registry
 from poller.settings import Backoff, Describing, DestinationContext
 

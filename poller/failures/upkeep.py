@@ -20,9 +20,9 @@ from math import inf
 from poller import units
 from poller.config import Config
 from poller.errors import LaneLost, StoreError
-from poller.journal import Removed
+from poller.failures.journal import Removed, RowState
 from poller.metrics import MappingCounters
-from poller.model import LaneKey, RowState
+from poller.model import LaneKey
 from poller.protocols import Store
 
 log = logging.getLogger("poller.upkeep")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from poller.config import MappingConfig
-from poller.courier import Courier, Office, Route
-from poller.delivery import Opening
 from poller.errors import LaneLost, StoreError
+from poller.failures.courier import Courier, Office, Route
+from poller.failures.delivery import Opening
 from poller.metrics import MappingCounters
 from poller.model import LaneKey, Lease
 from poller.ordered_source import LEASE_SECONDS, RENEWALS, TRUST
@@ -31,7 +31,7 @@ LOOK_SHARE = 0.05
 
 
 class Leaseholder:
-    """`poller.courier.Tenure` over a ledger's leases: all are renewed in one call. A lease is believed in for nine tenths of its time."""
+    """`courier.Tenure` over a ledger's leases: all are renewed in one call. A lease is believed in for nine tenths of its time."""
 
     def __init__(self, store: Store, owner: str, clock: Callable[[], float]) -> None:
         self._leases, self._owner, self._clock = store.leases, owner, clock

@@ -12,8 +12,9 @@ from math import inf
 
 import orjson
 
-from poller.fingerprint import fingerprint
-from poller.model import Delivery, Entry, Failure, Identifier, KeptRecord
+from poller.failures.fingerprint import fingerprint
+from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.model import Failure, Identifier
 from poller.protocols import Format
 
 

@@ -19,12 +19,13 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from poller.config import DestinationConfig, MappingConfig
-from poller.delivery import AT_ONCE, Opened, Opening, delay
 from poller.errors import NotConnected, StoreError
+from poller.failures.delivery import AT_ONCE, Opened, Opening, delay
+from poller.failures.journal import Delivery
+from poller.failures.protocols import Outbox
+from poller.failures.redaction import redacted
 from poller.metrics import MappingCounters
-from poller.model import Delivery, LaneKey
-from poller.protocols import Outbox
-from poller.redaction import redacted
+from poller.model import LaneKey
 from poller.settings import Backoff
 
 log = logging.getLogger("poller.courier")

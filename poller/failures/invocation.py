@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
-from poller.model import Delivery, Entry, Fault
+from poller.failures.journal import Delivery, Entry
+from poller.model import Fault
 from poller.settings import DestinationContext
 from poller.windows import iso
 

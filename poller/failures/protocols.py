@@ -1,0 +1,117 @@
+"""What failures are kept in, asked for through, and sent to. Each protocol has at most four methods.
+
+Times are epoch seconds. Cancelling is always allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from poller.failures.journal import Delivery, Entry, ErrorGroup, Removed, Row, RowState, Selection, Waiting
+    from poller.failures.runs import Finished, Run, Step
+    from poller.model import Fault
+
+
+class Journal(Protocol):
+    """Where failures are kept, and replayed from."""
+
+    async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """Durable when it returns. Idempotent: records that an open row holds already are not added again (same mapping, source, lane and
+        record id; state kept or claimed, or kept alone if `entry.run` is set; a "queue-dlq" copy holds nothing against a failure), and a
+        row that is open stays as it is. What was replayed or dropped, and fails once more, is kept again. Returns, for each entry, the id
+        of the row that holds its first record."""
+
+    async def select(self, selection: Selection) -> Sequence[Row]:
+        """Oldest first."""
+
+    async def count(self, selection: Selection) -> int:
+        """How many rows `select` would give."""
+
+    async def mark(
+        self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
+    ) -> Sequence[str]:
+        """Change rows, where the change is allowed, durably, and return the ids it was done for.
+
+        kept -> claimed (by `owner`, until then); claimed -> claimed by the same owner, or by another once `until` is past; claimed ->
+        kept or replayed by `owner`; kept -> dropped. claimed -> kept with a `fault` is a replay that failed again: the row shows the new
+        fault and counts it in `failures`.
+        """
+
+
+class Upkeep(Protocol):
+    """What looks at a journal as a whole, and keeps it from growing for ever: a part of the journal's store."""
+
+    async def groups(self, selection: Selection) -> Sequence[ErrorGroup]:
+        """The error groups of the selected rows, largest first (by rows, then by id); its limit is not looked at. Rows that have no
+        fingerprint yet, because an older version put them down, get theirs first. Reads no row but the samples."""
+
+    async def size(self) -> int:
+        """Bytes that all rows take, about: the events, and what is kept beside them. Of rows without a fingerprint as `groups`."""
+
+    async def remove(self, states: Sequence[RowState], before: float, limit: int) -> Sequence[Removed]:
+        """Rows in one of these states that failed, and were changed last, before then (epoch seconds): the oldest ones, at most so many
+        and fewer where they are large, are removed in one transaction. None: there are none. Claimed ones never are removed."""
+
+    async def compact(self, limit: int) -> int:
+        """Give the file system back what removed rows have left, at most about so many bytes, and say how many; 0: there is nothing, or
+        the store cannot."""
+
+
+class Runs(Protocol):
+    """Replays by name (runs.py), and the trail of what they did: in the journal's store, for one transaction marks a row and says so."""
+
+    async def put(self, run: Run) -> bool:
+        """Make the run, or change it; durable. Only if the store has it at `run.version` (0: not at all), which grows by one; else
+        False."""
+
+    async def select(self, names: Sequence[str] = (), limit: int | None = None) -> Sequence[Run]:
+        """Those of these names, or all; newest first, with their counts."""
+
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+        """All in one transaction: of the rows that `owner` has claimed, mark each as its outcome says (failed_again: kept, with the fault;
+        else replayed), append its rests as `Journal.append` does, and add a line to the trail. Returns those rows; for others nothing is
+        done. Durable."""
+
+    async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
+        """The lines of this run, or of these rows in it, in their order; those behind number `after`."""
+
+
+class Outbox(Protocol):
+    """What is still to be delivered to destinations. Failures come into it by `Journal.append`, in one transaction with their row.
+
+    One worker at a time delivers to a destination of a mapping: it holds the lease of it (delivery.py)."""
+
+    async def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Successes, whose entry no journal row holds; their `number` is not looked at. Durable when it returns; the same id and
+        destination again changes nothing."""
+
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+        """Those whose time has come, oldest first."""
+
+    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+        """None: it has arrived, and is removed; else it failed with `error`, counts one attempt more, and is due again then. Durable."""
+
+    async def waiting(self) -> Sequence[Waiting]:
+        """A line for each mapping and destination that has anything waiting."""
+
+
+class Destination(Protocol):
+    """Where what became of a batch is sent."""
+
+    async def send(self, delivery: Delivery) -> None:
+        """It has arrived, durably, when this returns; sent twice it is the same (`Delivery.id`) where the receiver can tell.
+
+        Raises NotConnected: the engine tries again, slowly where it is `permanent` (missing, forbidden, too large), and shows why."""
+
+    async def aclose(self) -> None:
+        """Tolerated twice."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A destination that takes bodies of any size, each to a place of its own. Others point there for what is too large for them."""
+
+    def place(self, delivery: Delivery) -> str:
+        """Where `send` puts it, as a URL: always the same for one delivery, so that it may be sent any number of times."""
