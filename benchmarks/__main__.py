@@ -1,6 +1,7 @@
 """All benchmarks, or those named. Ends with 1 when a limit is missed.
 
 python -m benchmarks [engine] [sqs] [local] [filters] [kafka] [kinesis] [journal] [groups] [replay] [start]
+                     [idempotency]
                      [--quick] [--pairs 5] [--folder FOLDER]
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks.comparison import Comparison, Measure, Result, compare, measured, table
 
-NAMES = ("engine", "sqs", "local", "filters", "kafka", "kinesis", "journal", "groups", "replay", "start")
+NAMES = ("engine", "sqs", "local", "filters", "kafka", "kinesis", "journal", "groups", "replay", "start", "idempotency")
 PAIRS, QUICK_PAIRS = 5, 2
 
 

@@ -7,6 +7,7 @@ CPU of the process that reads, or wall time where that is said.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -74,8 +75,8 @@ async def ours(records: int, size: int, width: int = 1, filtered: bool = False, 
     return reading
 
 
-async def process(records: int, size: int, concurrency: int = 1, wall: bool = False) -> Reading:
-    """CPU a record of this process, or wall time; with the function in processes of its own."""
+async def process(records: int, size: int, concurrency: int = 2 * len(os.sched_getaffinity(0)), wall: bool = False) -> Reading:
+    """CPU a record of this process, or wall time; with the function in processes of its own, as many as there are by default."""
     async with _mapping(LOG, settings(1, size), in_process(concurrency)) as counters:
         reading = await until(lambda: counters.done, records, time.perf_counter if wall else time.process_time)
     if counters.faults:

@@ -1,4 +1,8 @@
-"""The body of a delivery where it must not be larger than its destination takes. Vendor-free."""
+"""The body of a delivery where it must not be larger than its destination takes. Vendor-free.
+
+What is too large is put in its place *before* the body is made that points there. An object's key is made from the failure's id and time:
+it may be put any number of times, by the bucket's own delivery and by those who point there.
+"""
 
 from __future__ import annotations
 

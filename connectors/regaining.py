@@ -1,6 +1,8 @@
 """The records of an event as the journal keeps them, for every source whose event is `{"Records": [...]}`. Vendor-free.
 
 The text of each record is kept as it is: numbers and escapes are the producer's.
+
+Nothing is asked of a source unless its identity or records need it.
 """
 
 from __future__ import annotations

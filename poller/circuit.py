@@ -2,6 +2,19 @@
 
 One for each mapping in each worker, for all its lanes. While it is open, strands wait at `admitted`. They probe one at a time, who waits
 longest first, and go behind the others when their probe has failed: a record that always fails does not hide that the function is well.
+
+An invocation that fails while the breaker is open, the one that opens it included, is to the policy what Busy is: the same batch, the same
+attempt. The tracker knows nothing of it: the attempt was saved ahead as begun, if it had to be, and the `Retry` of the same attempt hands
+it back, as after our own stop. So law 11 stays, and each crash in an outage costs at most one attempt. Attempts that failed before count;
+but who had one more coming still has it. A split goes on, for it costs no attempt and finds out what is well. What failed of a queue is
+held under heartbeat; what only waited is given back, unless it could not be received once more: an outage costs a message at most one
+receive, or two to read a batch for a probe where nobody holds one.
+
+Strands wait before their permit, and with an empty hand: what they would cut goes on filling. A batch that waited for its permit or its
+save when it opened is handed back unbegun. After `patience` attempts count again, at the probes' pace: a strand that has nothing but its
+poison record to probe with must not stand still for ever. Fetching stops (`demand` is 0), and nothing else does: leases are renewed, group
+membership goes on; a lane that is left is left at once. The state is a worker's own and not durable: a restart begins closed. Replays have
+none.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import RowState, Selection
 from poller.failures.upkeep import Upkeep
 from poller.functions import Function, code_stamp
+from poller.guarding import guarding
 from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
@@ -56,7 +57,6 @@ OPENING_SECONDS = 20.0
 
 IDENTITY_SECONDS = 15.0
 """How long a mapping id belongs to one source identity after its last worker was heard of."""
-
 
 FIXED = ("store_url", "leases_url", "journal_url", "listen", "workers")
 """What a reload cannot change."""
@@ -224,6 +224,7 @@ class Daemon:
             work.outbox, work.posted = self.store.outbox, partial(self._couriers.posted, settings.id)
         pauses, look = self.pauses, asyncio.Event()
         work.pause = pauses.putter(settings.id, look.set)
+        work.guards = guarding(work, self.store)
         runner = MappingRunner(work, lambda: self._open(mapping, counters.tally), pause_kept=lambda: pauses.load(settings.id))
         task = asyncio.get_running_loop().create_task(self._run(runner, look), name=f"mapping {settings.name}")
         self.running[settings.name] = Running(mapping, runner, task, look)

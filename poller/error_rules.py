@@ -5,8 +5,16 @@ rule that matches counts. Rules are about what the function did: never about a p
 a worker that died.
 
 `discard`: given up at the first failure, as ErrorDiscarded; where the mapping bisects, the record is found first and goes alone.
+`park`: the same as ErrorParked, and later records of its key are parked behind it (parking.py).
 `retry`: tried again with the rule's own limit, backoff and bisect; what it leaves out is the mapping's.
 `pause`: the mapping is paused (pause.py), by a name that says why; a stream's batch keeps its attempt.
+
+A rule is the policy with other numbers (policy.py: `under`), so what a rule does is what a mapping would do that said so. A rule for `*`
+must not discard, or spare for ever, what killed its worker. A limit of receives can only be lowered, for `screen` knows no error: a
+message above the mapping's limit is given up before it is tried. `discard` and `park` are heard by the circuit breaker as answers, so law
+18 is about other errors. A pause is written before the batch is settled, so that one that is handed back cannot begin again unpaused; the
+batch then waits for 5 s, by which time its lane is being left. On a queue it decides nothing: given back at once, the message would be
+received, and counted, by workers that have not seen the pause yet. A replay has the rules with ends (`replayed`).
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
 
-from poller.model import Fault, Outcome
+from poller.model import Fault, Outcome, Reason
 from poller.settings import ErrorRule
 
 LOOKED_AT = 4_096
@@ -32,6 +40,10 @@ def found(rules: Sequence[ErrorRule], outcome: Outcome) -> ErrorRule | None:
     if not rules or not isinstance(outcome, Fault) or outcome.kind in ("lost", "partial"):
         return None
     return next((rule for rule in rules if matches(rule.match, outcome)), None)
+
+
+GIVING_UP: dict[str, Reason] = {"discard": "ErrorDiscarded", "park": "ErrorParked"}
+"""The actions that give up at the first failure, each with the reason that the journal shows. The fault is then the record's."""
 
 
 def matches(pattern: str, fault: Fault) -> bool:

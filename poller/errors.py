@@ -33,6 +33,10 @@ class StoreUnavailable(StoreError):
     """Raised when the store does not answer now (disk full, busy, unreachable); what was asked for was not done; trying again may help."""
 
 
+class ParkingFull(StoreUnavailable):
+    """Raised when a failure would hold more keys than the mapping may hold: its lane waits until what failed is replayed or dropped."""
+
+
 class SourceError(PollerError):
     """Raised when a source refuses for good: it does not exist, or the credentials may not read it."""
 

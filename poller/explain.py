@@ -132,7 +132,7 @@ def _meant(policy: Block | Redeliver, script: _Script) -> Block | Redeliver:
     if rule is None or rule.action == "pause":
         return policy
     made = policy.under(rule)
-    if rule.action == "discard":
+    if rule.action in error_rules.GIVING_UP:
         made = replace(made, maximum_retry_attempts=0) if isinstance(made, Block) else replace(made, maximum_receive_count=1)
     return made
 

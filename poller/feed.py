@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from poller.failures.journal import KeptRecord
+if TYPE_CHECKING:
+    from poller.failures.journal import KeptRecord
 
 
 @dataclass(frozen=True, slots=True)

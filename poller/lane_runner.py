@@ -60,6 +60,7 @@ class LaneRunner:
         self._leave = Leave()
         self._group: asyncio.TaskGroup
         self._runners: dict[int, StrandRunner] = {}
+        self._guards = work.guards(lane)
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         # What a replay runs was let in before.
@@ -308,7 +309,7 @@ class LaneRunner:
             self._timer = None if due is None else self._loop.call_at(due, self._start)
 
     def _runner(self, strand: Strand) -> StrandRunner:
-        runner = self._runners[strand.number] = StrandRunner(strand, self.lane, self.work, self.signs, self._leave)
+        runner = self._runners[strand.number] = StrandRunner(strand, self.lane, self.work, self.signs, self._leave, self._guards)
         return runner
 
     async def _run_strand(self, runner: StrandRunner) -> None:

@@ -10,6 +10,14 @@ begun counts as done: its source has trimmed it. Laws, tested in tests/unit/test
 - A shard is not opened before all its listed parents have ended, nor before its begun ones have, listed or not.
 - As parents end, every shard is opened some time, whatever the listings were; one that never ends holds up its own descendants only.
 - Shards that are their own ancestors, which no source should list, do not wait for each other.
+
+The store is asked about a parent only while a child waits for it and this worker does not read it, and never again once it has ended. A
+shard without progress begins where its parents did, else at the starting position; for LATEST that is the moment when the mapping first
+began, kept once a stream as the origin of a lane without a name, before the first shard is opened.
+
+Progress of a shard that has ended, and that nobody has listed or named as a parent for an hour, is deleted, under its lease. Within the
+hour every worker that had listed it looked at its row, and will not open it again; one that stood still for longer opens it anew, and its
+reader says at once that it is gone. So is a parent that never began, and that is what it counts as from then on.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ class MappingCounters:
 
     Events: `polled` were read, `filtered` matched no filter, `invoked` were handed to the function (again for every attempt), `failed`
     were in an invocation that failed or named records as failed, `dropped` were discarded and go to no destination (they are in the
-    journal all the same), `kept` are in the journal, `done` were handled, `deleted` those of them that left their queue for that,
-    `released` were given back to it.
+    journal all the same), `kept` are in the journal, `parked` are there behind a failure of their key, `skipped` were acknowledged
+    before, and not invoked again (idempotency window), `done` were handled, `deleted` left their queue for either, `released` were given
+    back to it.
     Batches: `batches` were cut from what was read, `begun` counts every invocation that began, `throttles` those that ended as Busy,
     `invocations` the others: `faults` and `partials` are those that ended as Fault or Partial. `in_flight` run now.
     `retries`, `splits`, `discards`: what the policy decided. `handler_seconds` and `durations`: see `observe`.
@@ -50,6 +51,8 @@ class MappingCounters:
     failed: int = 0
     dropped: int = 0
     kept: int = 0
+    parked: int = 0
+    skipped: int = 0
     done: int = 0
     deleted: int = 0
     released: int = 0
@@ -88,6 +91,8 @@ _COUNTERS = (
     ("failed", "failed_invoke_event", "Events of invocations that failed or named records as failed."),
     ("dropped", "dropped_event", "Events discarded that go to no destination; the journal keeps them."),
     ("kept", "kept_event", "Events that are kept in the journal because they were given up."),
+    ("parked", "parked_event", "Events that are kept in the journal behind a failure that holds their key."),
+    ("skipped", "skipped_event", "Events not handed to the function again, because they were acknowledged within the idempotency window."),
     ("done", "done_event", "Events handled: their invocation succeeded, or did not name them as failed."),
     ("deleted", "deleted_event", "Events acked: a queue deletes them, a stream moves past them."),
     ("released", "released_event", "Events given back to their queue."),
@@ -162,7 +167,7 @@ def _daemon(status: DaemonStatus) -> Iterator[str]:
     yield from _gauge("poller_ready", "1: every lane has made progress or has nothing to read.", [((), status.ready)])
     yield from _gauge("poller_start_time_seconds", "When the daemon started.", [((), status.started)])
     rows = status.journal
-    states = (("kept", rows.kept), ("claimed", rows.claimed), ("replayed", rows.replayed), ("dropped", rows.dropped))
+    states = ((state, getattr(rows, state)) for state in ("kept", "claimed", "parked", "replayed", "dropped"))
     yield from _gauge("poller_journal_rows", "Failures in the journal, by state.", [(_labels(state=s), count) for s, count in states])
 
 
@@ -226,6 +231,8 @@ def _destinations(status: DaemonStatus) -> Iterator[str]:
     yield from _gauge("poller_destination_waiting", "Deliveries that wait for the destination.", waiting)
     oldest = [(labels, each.oldest) for labels, each in lines if each.oldest is not None]
     yield from _gauge("poller_destination_oldest_timestamp_seconds", "When the oldest of them failed, or was handled.", oldest)
+    damaged = [(labels, each.damaged) for labels, each in lines]
+    yield from _gauge("poller_destination_damaged", "Deliveries that cannot be read, and are set aside.", damaged)
     failing = [(labels, bool(each.attempts)) for labels, each in lines]
     yield from _gauge("poller_destination_failing", "1: a delivery has failed, and is tried again.", failing)
 

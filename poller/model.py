@@ -24,9 +24,6 @@ Token: TypeAlias = Any
 Cause: TypeAlias = Literal["size", "bytes", "window", "drain", "retry", "oversize"]
 """Why a batch was cut: it was full, its window ended, the lane is leaving, it is tried again, or its one record is over the limit."""
 
-MAXIMUM_EVENT_BYTES = 6 * 1024 * 1024
-"""The largest event in JSON, as Lambda's synchronous payload (aws-esm: Quotas): 6 MB."""
-
 
 class Batch(msgspec.Struct, frozen=True):
     """The records of one invocation.
@@ -127,9 +124,10 @@ Outcome: TypeAlias = Done | Partial | Fault | Busy
 
 Reason: TypeAlias = Literal[
     "RetryAttemptsExhausted", "RecordAgeExceeded", "RetentionExpiring", "MaximumPayloadSizeExceeded", "MaximumReceiveCountExceeded",
-    "ErrorDiscarded",
+    "ErrorDiscarded", "ErrorParked", "Parked",
 ]  # fmt: skip
-"""Why records were discarded: AWS's `condition`; RetentionExpiring, MaximumReceiveCountExceeded and ErrorDiscarded are ours."""
+"""Why records were discarded: AWS's `condition`; RetentionExpiring, MaximumReceiveCountExceeded and what follows it are ours.
+ErrorParked: an error rule gave them up, and their keys are held. Parked: never invoked, for an earlier record of their key had failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,11 @@ Laws, tested in tests/unit/test_parts.py:
 20. Parts are never empty, and together they are the batch; there are two at least.
 21. An error that names the poison record costs it one invocation more than if it were alone; one that lies, loses nothing.
 22. Along keys no cut parts a key while there is one that parts none, and a lone poison record is found within `3 * ceil(log2 n)` cuts.
+
+Parts have attempts of their own (law 11, as for halves). Along keys they are stretches too, for a span is one (progress.py): to put the
+records of a key together across others would need spans that lie within each other, and a position that is no longer the first of them.
+What a function says of the place of its record (an exception's `record_index`, or a message in JSON) is checked against the batch that
+failed.
 """
 
 from __future__ import annotations

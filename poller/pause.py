@@ -4,6 +4,9 @@
 
 A pause is kept in the ledger, beside the mapping's lanes: it outlives every daemon, and all workers of the mapping obey it, each as soon as
 it looks again (`LOOK_SECONDS`), and before it opens the source. So a pause that was asked for once is not lifted by a restart.
+
+It is the progress of the lane "paused" of the source "", so that it needs no protocol of its own. A store that is away changes nothing. A
+pause leaves the lanes as a stop does, closes the source, and keeps the identity. A paused mapping is ready.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """What a mapping must be allowed by IAM: the least, with resources by their names. Pure.
 
 Source: AWS Service Authorization Reference (which action takes which resource). A policy is a document of IAM's JSON policy grammar.
+
+A connector, a kind of destination and a kind of store say what they need (`Grant`: actions, resources) and of whom (`role_arn`);
+`policies` makes one document a role. A test compares the actions with the calls that stand in the connectors' sources, both ways.
 """
 
 from __future__ import annotations
@@ -62,6 +65,14 @@ class DestinationPermissions(Protocol):
 
     def permissions(self, to: str, options: Any, place: Somewhere) -> Needed:
         """To send to it."""
+
+
+@runtime_checkable
+class LetterPermissions(Protocol):
+    """A kind of destination that IAM guards, and at whose addresses dead letters can be found (`poller.redrive.letters.Readable`)."""
+
+    def reading(self, to: str, options: Any, source: Any, mapping: str, place: Somewhere) -> Needed:
+        """To take what lies there. `source`: the options of the source of the mapping with this id, as `RedriveContext` has them."""
 
 
 @runtime_checkable

@@ -8,8 +8,9 @@ again. The laws, each tested with a counter-test in tests/unit/test_policy.py:
 3. With finite limits every sequence of outcomes with finitely many Busy ends.
 5. Redeliver discards at its receive limit (or what can never be delivered); Block never releases.
 6. With `cut` nothing past the first failed record is acked; with `listed` exactly the listed records are retried, in order.
-23. A fault that no error rule is about (error_rules.py) is decided as without rules. `discard`: what stands alone, or is not bisected, goes
-   at once; `retry`: as if the mapping said what the rule says; `pause`: a stream keeps batch and attempt, a queue decides as without it.
+23. A fault that no error rule is about (error_rules.py) is decided as without rules. `discard`, `park`: what stands alone, or is not
+   bisected, goes at once; `retry`: as if the mapping said what the rule says; `pause`: a stream keeps batch and attempt, a queue decides
+   as without it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self, assert_never, cast
 
 from poller import error_rules
+from poller.error_rules import GIVING_UP
 from poller.model import Ack, Action, Batch, Busy, Discard, Done, Failure, Fault, Outcome, Partial, Reason, Record, Release, Retry
 from poller.parts import named_by, parts
 from poller.protocols import Receipts
@@ -139,8 +141,9 @@ class Block:
         if rule.action == "pause":
             return (Retry(batch, PAUSING_SECONDS),)
         bisect = self.bisect if rule.bisect is None else rule.bisect
-        if rule.action == "discard" and not (bisect and len(batch.records) > 1):
-            return (Discard(Failure(batch.records, "ErrorDiscarded", batch.attempt, fault)),)
+        reason = GIVING_UP.get(rule.action)
+        if reason is not None and not (bisect and len(batch.records) > 1):
+            return (Discard(Failure(batch.records, reason, batch.attempt, fault)),)
         return self.under(rule).decide(batch, fault, 0.0, dice)
 
     def under(self, rule: ErrorRule) -> Self:
@@ -251,8 +254,8 @@ class Redeliver:
 
     def _faulted(self, batch: Batch, fault: Fault, rule: ErrorRule | None, dice: float) -> tuple[Action, ...]:
         """A rule that pauses changes nothing here: the queue has counted the receive already."""
-        if rule is not None and rule.action == "discard":
-            return self._rejected(batch, fault, dice)
+        if rule is not None and (reason := GIVING_UP.get(rule.action)) is not None:
+            return self._rejected(batch, fault, reason, dice)
         if rule is None or rule.action == "pause":
             return self._failed(batch, frozenset(range(len(batch.records))), fault, dice)
         return self.under(rule).decide(batch, fault, 0.0, dice)
@@ -265,18 +268,24 @@ class Redeliver:
         limits = [limit for limit in (ours, rule.maximum_receive_count) if limit is not None]
         return replace(self, maximum_receive_count=min(limits, default=None), backoff=rule.backoff or self.backoff, errors=())
 
-    def _rejected(self, batch: Batch, fault: Fault, dice: float) -> tuple[Action, ...]:
-        """Given up at once: the record that the error names, and the others fail as they would without a rule; else all of them."""
+    def _rejected(self, batch: Batch, fault: Fault, reason: Reason, dice: float) -> tuple[Action, ...]:
+        """Given up at once: the record that the error names, and the others fail as they would without a rule; else all of them.
+
+        With one whose key is held goes what came before it in its group: it would come again, and be parked behind what it comes before.
+        """
         named = named_by(fault, len(batch.records))
-        meant = range(len(batch.records)) if named is None else (named,)
+        facts = cast("Receipts", batch.format.facts(batch.records))
+        receives, keys = facts.receives(), facts.keys()
+        meant = set(range(len(batch.records))) if named is None else {named}
+        if named is not None and reason == "ErrorParked" and keys[named] is not None:
+            meant = {i for i in range(named + 1) if keys[i] == keys[named]}
         parts: dict[int, list[Record]] = {}
-        receives = cast("Receipts", batch.format.facts(batch.records)).receives()
-        for i in meant:
+        for i in sorted(meant):
             parts.setdefault(receives[i], []).append(batch.records[i])
-        discards = tuple(Discard(Failure(records, "ErrorDiscarded", count, fault)) for count, records in parts.items())
-        if named is None or len(batch.records) == 1:
+        discards = tuple(Discard(Failure(records, reason, count, fault)) for count, records in parts.items())
+        if len(meant) == len(batch.records):
             return discards
-        rest = batch.but(records=[record for i, record in enumerate(batch.records) if i != named])
+        rest = batch.but(records=[record for i, record in enumerate(batch.records) if i not in meant])
         return *discards, *self._failed(rest, frozenset(range(len(rest))), fault, dice)
 
     def _failed(self, batch: Batch, failed: frozenset[int], fault: Fault, dice: float) -> tuple[Action, ...]:

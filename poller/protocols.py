@@ -6,13 +6,13 @@ Cancelling is always allowed unless a line says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import asyncio
 
-    from poller.failures.protocols import Journal, Outbox, Runs, Upkeep
+    from poller.failures.protocols import Journal, Outbox, Parking, Runs, Upkeep
     from poller.model import (
         Action,
         Batch,
@@ -86,7 +86,8 @@ class Format(Protocol):
     def event(self, records: Sequence[Record]) -> Event: ...
 
     def names(self, records: Sequence[Record]) -> Sequence[str]:
-        """What makes each record itself, for good: messageId, `shard:sequence`, `topic-partition@offset`. For failures and logs only."""
+        """What makes each record itself, for good: messageId, `shard:sequence`, `topic-partition@offset`. For failures, logs and
+        idempotency windows only."""
 
 
 class Policy(Protocol):
@@ -100,13 +101,15 @@ class Policy(Protocol):
 
 
 class Guard(Protocol):
-    """Keeps records from an invocation for a reason that is not the policy's. Each is asked in turn, for every batch of its mapping.
+    """Keeps records of one lane, while it is open, from an invocation for a reason that is not the policy's. Each is asked in turn, for
+    every batch. Strands of the lane ask at the same time; what has a key in common, never.
 
     Both may raise StoreUnavailable: the engine asks again, and nothing of the batch begins, or is settled, meanwhile.
     """
 
     async def admit(self, batch: Batch) -> tuple[Batch | None, tuple[Action, ...]]:
-        """Before `Lane.begin`: what may still run, and what is done about the rest, as `Policy.screen` says it; () where all of it runs."""
+        """Before `Policy.screen`: what may still run, and what is done about the rest, as `screen` says it; () where all of it runs. An
+        `Ack` is of records that need no invocation: it is not counted as handled."""
 
     async def settling(self, batch: Batch, actions: Sequence[Action]) -> None:
         """What was decided about a batch, before anything of it is journaled or settled. What this keeps is durable when it returns."""
@@ -164,6 +167,14 @@ class Visible(Protocol):
         """Cheap: `status` and metrics ask for it. `now` is epoch seconds."""
 
 
+@runtime_checkable
+class Saving(Protocol):
+    """A lane of which what was settled becomes durable only later, with a save."""
+
+    async def save(self) -> None:
+        """All that was settled is durable when it returns. Raises LaneLost, StoreUnavailable."""
+
+
 class Source(Protocol):
     """What a connector polls."""
 
@@ -216,6 +227,25 @@ class States(Protocol):
         """Only these are kept. Raises LaneLost, StoreUnavailable."""
 
 
+class Acknowledged(Protocol):
+    """Names of records that were acknowledged, by mapping, each known until a time of its own: what an idempotency window remembers
+    (idempotency.py). A name is 16 bytes, of which the first come from a time. Times are the callers'."""
+
+    async def put(self, mapping: str, names: Sequence[bytes], now: float, until: float) -> None:
+        """They are known until then. Durable, and all of them, when it returns; one that is known keeps the later time. Nothing is put
+        where the mapping was forgotten at `now` or later: this was asked before, and comes late. Raises StoreUnavailable."""
+
+    async def known(self, mapping: str, names: Sequence[bytes], now: float) -> Collection[bytes]:
+        """Those of these that are known at `now`. Raises StoreUnavailable."""
+
+    async def forget(self, mapping: str, now: float) -> None:
+        """Nothing of the mapping is known any more; durable when it returns."""
+
+    async def trim(self, now: float, most: Mapping[str, int]) -> int:
+        """Remove what is over, of every mapping, and of those in `most` what they have above that, whose time ends first: in small
+        transactions, so that nobody waits for long. How many names are gone."""
+
+
 class Leases(Protocol):
     """Who owns what. A lease holds until `now + duration` of its last claim or renewal; the holder steps down on doubt."""
 
@@ -257,8 +287,12 @@ class Store(Ledger, Protocol):
     @property
     def journal(self) -> Journal: ...
     @property
+    def parking(self) -> Parking: ...
+    @property
     def outbox(self) -> Outbox: ...
     @property
     def runs(self) -> Runs: ...
     @property
     def upkeep(self) -> Upkeep: ...
+    @property
+    def acknowledged(self) -> Acknowledged: ...

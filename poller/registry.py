@@ -7,12 +7,12 @@ can be wrong with an installation is a `PluginError` with a sentence that says w
 from __future__ import annotations
 
 import base64
-import hashlib
 import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -29,6 +29,17 @@ DISTRIBUTION = "esm-poller"
 
 _WORDS = {CONNECTORS: "connector", HANDLERS: "handler", STORES: "store", DESTINATIONS: "destination"}
 _NOT_INSTALLED = "the project is not installed: run `pip install -e .` in its folder, or `pip install esm-poller`"
+
+
+class Listing(NamedTuple):
+    """A line of `poller connectors`. `api` is None where the part declares none; `problem` says why it cannot be loaded, or is ""."""
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    api: int | None
+    problem: str = ""
 
 
 class Distribution(Protocol):
@@ -52,21 +63,11 @@ class EntryPoint(Protocol):
     def load(self) -> Any: ...
 
 
-class Listing(NamedTuple):
-    """A line of `poller connectors`. `api` is None where the part declares none; `problem` says why it cannot be loaded, or is ""."""
-
-    group: str
-    name: str
-    distribution: str
-    version: str
-    api: int | None
-    problem: str = ""
-
-
-def installed(group: str) -> Iterable[EntryPoint]:
-    """The entry points of this environment."""
+def installed() -> Callable[[str], Iterable[EntryPoint]]:
+    """What gives the entry points of this environment, a group a call. All distributions are looked through once, at the first call."""
+    found = cache(importlib.metadata.entry_points)
     # typeshed calls `name` and `value` plain attributes, and `dist` of a type of its own.
-    return cast("Iterable[EntryPoint]", importlib.metadata.entry_points(group=group))
+    return lambda group: cast("Iterable[EntryPoint]", found().select(group=group))
 
 
 class Registry:
@@ -74,8 +75,8 @@ class Registry:
 
     `entry_points_source` gives a group's entry points: by default, those of this environment."""
 
-    def __init__(self, entry_points_source: Callable[[str], Iterable[EntryPoint]] = installed) -> None:
-        self._source = entry_points_source
+    def __init__(self, entry_points_source: Callable[[str], Iterable[EntryPoint]] | None = None) -> None:
+        self._source = entry_points_source or installed()
         self._groups: dict[str, dict[str, list[EntryPoint]]] = {}
         self._parts: dict[tuple[str, str], Any] = {}
 
@@ -127,7 +128,7 @@ class Registry:
     def _part(self, group: str, name: str) -> Any:
         if (group, name) not in self._parts:
             point = self._point(group, name)
-            self._parts[group, name] = _load(f'{_WORDS[group]} "{name}" ({_from(point)})', point)
+            self._parts[group, name] = _load(_WORDS[group], point)
         return self._parts[group, name]
 
     def _point(self, group: str, name: str) -> EntryPoint:
@@ -164,19 +165,26 @@ def _from(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
 
 
-def _load(label: str, point: EntryPoint) -> Any:
+def _label(word: str, point: EntryPoint) -> str:
+    """For errors alone: name and version are read from the distribution's metadata, and parsed as an e-mail is."""
+    return f'{word} "{point.name}" ({_from(point)})'
+
+
+def _load(word: str, point: EntryPoint) -> Any:
     try:
         part = point.load()
     except ModuleNotFoundError as error:
-        raise PluginError(f"the {label} needs the module {error.name!r}, which is not installed; {_remedy(point)}") from error
+        raise PluginError(f"the {_label(word, point)} needs the module {error.name!r}, which is not installed; {_remedy(point)}") from error
     except ImportError as error:
-        raise PluginError(f"the {label} cannot be imported: {error}; {_remedy(point)}") from error
+        raise PluginError(f"the {_label(word, point)} cannot be imported: {error}; {_remedy(point)}") from error
     except AttributeError as error:
-        raise PluginError(f"the {label} is registered as {point.value}, which cannot be loaded ({error}); install it again") from error
+        raise PluginError(
+            f"the {_label(word, point)} is registered as {point.value}, which cannot be loaded ({error}); install it again"
+        ) from error
     api = getattr(part, "api", API)
     if api != API:
         raise PluginError(
-            f"the {label} was written for version {api} of the plug-in contract, and this poller has version {API}; "
+            f"the {_label(word, point)} was written for version {api} of the plug-in contract, and this poller has version {API}; "
             f"install a version of it that says `api = {API}`"
         )
     return part
@@ -241,4 +249,6 @@ def _recorded() -> dict[Path, str]:
 
 
 def _sha256(file: Path) -> str:
+    import hashlib  # loads OpenSSL, which only the start of the daemon needs
+
     return base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).rstrip(b"=").decode()

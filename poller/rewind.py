@@ -5,6 +5,10 @@ in admin/rewinding.py. Laws, tested in tests/unit/test_rewind.py:
 - After a rewind of all lanes, each shard that is listed is opened some time, parents before children, and none begins later than asked.
 - Changes come parents first: whoever stops between two of them leaves no shard that would be read before its parent is read again.
 - Rewinding twice is rewinding once.
+
+Lanes are rewritten, not forgotten: what has no progress begins where its parents did, else at the configured position. Forgotten are only
+shards that have ended and are listed no more. The kept moment of LATEST becomes the place rewound to. A lane rewound to a position gets
+the origin TRIM_HORIZON: its children, where they have not begun, come after it as a whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the configuration decides, as plain values: what connectors, policies and runners are made from. Pure.
 
-Durations are seconds, sizes are bytes. `poller.config` fills these in from TOML; nothing else reads TOML.
+Durations are seconds, sizes are bytes. `poller.config` fills these in from TOML; nothing else reads TOML. What is never `replace`d is a
+Struct: a dataclass is made of source that Python compiles at each start.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-from poller.model import MAXIMUM_EVENT_BYTES
+import msgspec
+
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 if TYPE_CHECKING:
-    import msgspec
-
     from poller.failures.journal import Delivery, Entry
     from poller.failures.protocols import Destination
     from poller.model import Response
@@ -52,7 +53,7 @@ class ErrorRule:
     for ever; `maximum_receive_count` (queues) only lowers the limit that there is; `bisect`: streams."""
 
     match: str
-    action: Literal["discard", "retry", "pause"]
+    action: Literal["discard", "retry", "pause", "park"]
     maximum_retry_attempts: int | None = None
     maximum_receive_count: int | None = None
     backoff: Backoff | None = None
@@ -88,8 +89,14 @@ class BreakerSettings:
     patience: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Filterable:
+class IdempotencySettings(msgspec.Struct, frozen=True):
+    """The idempotency window of a mapping (idempotency.py): seconds, and how many records are remembered at most, about."""
+
+    window: float
+    maximum_records: int = 1_000_000
+
+
+class Filterable(msgspec.Struct, frozen=True):
     """What filters may look at in the records of a source (AWS Lambda guide: "Control which events Lambda sends to your function").
 
     `keys`: top-level keys of what `Format.documents` makes. `data`: the one that holds what the producer wrote. `text`: whether a pattern
@@ -107,8 +114,7 @@ class Filterable:
     encoding: Literal["text", "base64", "json"] = "text"
 
 
-@dataclass(frozen=True, slots=True)
-class FilterSettings:
+class FilterSettings(msgspec.Struct, frozen=True):
     """The filters of a mapping: a record goes on if any pattern matches. `patterns`: JSON texts, valid ones, at least one.
 
     `logged`: of so many filtered records one is named in the log; 0: none.
@@ -119,10 +125,9 @@ class FilterSettings:
     logged: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RedactionSettings:
+class RedactionSettings(msgspec.Struct, frozen=True):
     """What is hidden of the records of a mapping (redaction.py): paths of keys, from the record's element of the event, its data decoded as
-    `over` says."""
+    `over` says, or from what the function returned."""
 
     paths: tuple[tuple[str, ...], ...]
     over: Filterable | None = None
@@ -133,7 +138,9 @@ class MappingSettings:
     """One mapping. `width`: the most batches at once (queues: maximum_concurrency; streams: parallelization_factor, a lane).
 
     `tumbling_window`: whole seconds; 0: none (windows.py). `on_failure`, `on_success`: names of destinations, as the file has them.
-    `aws_exact`: what is sent there is AWS's to the letter. `breaker` None: without a circuit breaker.
+    `aws_exact`: what is sent there is AWS's to the letter. `breaker` None: without a circuit breaker. `idempotency` None: without
+    an idempotency window. `on_failure_order` "park": what fails for good holds its keys (parking.py), of which at most
+    `maximum_parked_keys` are held.
     """
 
     id: str
@@ -150,6 +157,14 @@ class MappingSettings:
     aws_exact: bool = False
     breaker: BreakerSettings | None = None
     redaction: RedactionSettings | None = None
+    idempotency: IdempotencySettings | None = None
+    on_failure_order: Literal["", "park"] = ""
+    maximum_parked_keys: int = 10_000
+
+    @property
+    def parks(self) -> bool:
+        """Whether a failure may hold its keys: any, or what an error rule says so of."""
+        return self.on_failure_order == "park" or any(rule.action == "park" for rule in self.failure.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +222,7 @@ class Context:
     worker: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What `check --live` found: `level` "error" keeps the mapping from working; `text` says what, where and what to do."""
 
     level: Literal["ok", "warning", "error"]
@@ -259,8 +273,7 @@ class StoreKind(Protocol):
         """All of them and the journal (`[poller] store`, `[poller] journal`). Raises ConfigError where it keeps no journal."""
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationTraits:
+class DestinationTraits(msgspec.Struct, frozen=True):
     """What a destination is, as far as its address and options tell. `identity`: what is sent to, equal to `Traits.identity` of a source
     that reads the same thing; "" where they do not tell. `maximum_bytes`: the largest body it takes; None: any. `seconds`: after so long a
     send has failed; None: it ends by itself. `shown`: what stands for an address that may hold a secret, in logs and on pages: another one
@@ -306,8 +319,7 @@ class DestinationKind(Protocol):
         """For `check --live`: does it exist, may we send to it? Sends nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What stands around a destination in the configuration: the options of the mapping's source, and the names of all functions."""
 
     source: Any

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TypeAlias
 
 from poller.errors import NotConnected
+from poller.failures.parking import joined, keys_held
 from poller.model import Ack, Action, Batch, Discard, Failure, Record, Release, Retry
-from poller.protocols import Lane
+from poller.protocols import Guard, Lane, Saving
 from poller.waits import Waits
 from poller.work import Signs, Work, counted, given_up
 
@@ -23,31 +24,31 @@ Due: TypeAlias = tuple[Batch, float]
 class Settling:
     """Of one strand. What it asks of store and source it asks until they answer: Left is raised where the lane is left before that."""
 
-    def __init__(self, lane: Lane, work: Work, signs: Signs, waits: Waits) -> None:
-        self._lane, self._work, self._signs, self._waits = lane, work, signs, waits
+    def __init__(self, lane: Lane, work: Work, signs: Signs, waits: Waits, guards: Sequence[Guard] = ()) -> None:
+        self._lane, self._work, self._signs, self._waits, self._guards = lane, work, signs, waits, guards
         self._loop = asyncio.get_running_loop()
 
     async def apply(self, batch: Batch, actions: Sequence[Action]) -> list[Due]:
         """What was decided. Returns the retries with the loop time they are due at."""
-        for guard in self._work.guards:
+        for guard in self._guards:
             await self._waits.surely(partial(guard.settling, batch, actions))
         return await self.settle(batch, actions)
 
-    async def settle(self, batch: Batch, actions: Sequence[Action]) -> list[Due]:
-        """As `apply`, of what the guards know: journal what is given up, then settle; law 12 is this order."""
+    async def settle(self, batch: Batch, actions: Sequence[Action], handled: bool = True) -> list[Due]:
+        """As `apply`, of what the guards know: journal what is given up, then settle; law 12 is this order. `handled`: the acked were."""
         if len(actions) == 1 and isinstance(done := actions[0], Ack):  # nearly always: one batch, all done
             try:
                 await self._lane.settle(batch, actions)
             except NotConnected as error:
                 await self._waits.insist(lambda: self._lane.settle(batch, actions), error)
-            self._acked(len(done.records))
+            self._acked(len(done.records), handled)
             return []
         if failures := given_up(actions):
+            work = self._work
+            if work.settings.parks and not work.replaying and keys_held(batch, actions, work.settings):
+                actions = await self._done_first(batch, actions)
             await self._keep(batch, failures)
-        try:
-            await self._lane.settle(batch, actions)
-        except NotConnected as error:
-            await self._waits.insist(lambda: self._lane.settle(batch, actions), error)
+        await self._at_lane(batch, actions)
         if self._lane.strands.assign == "free":
             await self._recall(batch, actions)
         counters, now, retries = self._work.counters, self._loop.time(), list[Due]()
@@ -57,7 +58,7 @@ class Settling:
                     retries.append((again, now + delay))
                     continue
                 case Ack(records):
-                    self._acked(len(records))
+                    self._acked(len(records), handled)
                 case Discard(failure):
                     counters.discards += 1
                     counters.dropped += 0 if self._work.settings.on_failure else len(failure.records)
@@ -70,9 +71,27 @@ class Settling:
             counters.retries += len(retries)
         return retries
 
-    def _acked(self, count: int) -> None:
+    async def _at_lane(self, batch: Batch, actions: Sequence[Action]) -> None:
+        try:
+            await self._lane.settle(batch, actions)
+        except NotConnected as error:
+            await self._waits.insist(lambda: self._lane.settle(batch, actions), error)
+
+    async def _done_first(self, batch: Batch, actions: Sequence[Action]) -> Sequence[Action]:
+        """What is done by now is durable, before a failure that holds its keys is: read again, it would be parked behind what it came
+        before. Returns what is left to settle."""
+        if isinstance(self._lane, Saving):
+            await self._waits.surely(self._lane.save)
+            return actions
+        acks = [action for action in actions if isinstance(action, Ack)]
+        if acks:
+            await self._at_lane(batch, acks)
+            self._acked(sum(len(ack.records) for ack in acks), handled=True)
+        return [action for action in actions if not isinstance(action, Ack)]
+
+    def _acked(self, count: int, handled: bool) -> None:
         counters = self._work.counters
-        counters.done += count
+        counters.done += count if handled else 0
         if self._lane.strands.assign != "hash":
             counters.deleted += count
         self._signs.progressed_at = self._work.clock()
@@ -89,6 +108,7 @@ class Settling:
     async def _keep(self, batch: Batch, failures: Sequence[Failure]) -> None:
         """Into the journal, durably, and with it into the outbox."""
         work = self._work
+        failures = joined(batch, failures, work.settings)
         entries = work.entries(batch, failures, self._lane.name)
         ids = await self._waits.surely(lambda: work.journal.append(entries))
         work.posted()

@@ -114,6 +114,7 @@ class DestinationStatus(msgspec.Struct, kw_only=True):
     """What waits for one destination of a mapping. `mapping` is its name, or its id where the configuration has none of it any more.
 
     `oldest`: when the oldest of what waits failed, or was handled. `attempts` and `last_error`: of the oldest that has failed to arrive.
+    `damaged`: so many of what waits could not be read, and are set aside.
     `configured`: the configuration names it; else what waits is kept until it does again.
     """
 
@@ -123,6 +124,7 @@ class DestinationStatus(msgspec.Struct, kw_only=True):
     oldest: float | None = None
     attempts: int = 0
     last_error: str = ""
+    damaged: int = 0
     configured: bool = True
 
 
@@ -141,6 +143,7 @@ class JournalStatus(msgspec.Struct, kw_only=True):
 
     kept: int = 0
     claimed: int = 0
+    parked: int = 0
     replayed: int = 0
     dropped: int = 0
 

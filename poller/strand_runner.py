@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from poller import error_rules
@@ -29,7 +29,7 @@ from poller.model import (
     Span,
 )
 from poller.outcome import interpret
-from poller.protocols import Lane
+from poller.protocols import Guard, Lane
 from poller.settling import Due, Settling
 from poller.strands import Strand
 from poller.waits import Left, Waits
@@ -45,12 +45,12 @@ class StrandRunner:
 
     settling_type: type[Settling] = Settling
 
-    def __init__(self, strand: Strand, lane: Lane, work: Work, signs: Signs, leave: Leave) -> None:
+    def __init__(self, strand: Strand, lane: Lane, work: Work, signs: Signs, leave: Leave, guards: Sequence[Guard] = ()) -> None:
         self.strand = strand
-        self._lane, self._work, self._signs, self._leave = lane, work, signs, leave
+        self._lane, self._work, self._signs, self._leave, self._guards = lane, work, signs, leave, guards
         self._loop = asyncio.get_running_loop()
         self.waits = Waits(lane, work, signs)
-        self._settling = self.settling_type(lane, work, signs, self.waits)
+        self._settling = self.settling_type(lane, work, signs, self.waits, guards)
         self._probe = 0
         """The number of the probe that this strand is to run (circuit.py)."""
 
@@ -114,47 +114,52 @@ class StrandRunner:
 
     async def _go_on(self, batch: Batch, span: Span) -> list[Due]:
         """What an earlier life left of a batch. If its last attempt's outcome died with its worker, that was a full failure."""
+        due = self._loop.time() + max(0.0, span.not_before - self._work.clock())
         if not span.running:
-            return [(batch, self._loop.time() + max(0.0, span.not_before - self._work.clock()))]
+            return [(batch, due)]
+        if self._guards:
+            # What was given up of it, and not settled before the crash, is in the journal: the rest is another batch.
+            admitted = await self._admitted(batch)
+            if admitted is None or len(admitted) < len(batch):
+                return [] if admitted is None else [(admitted, due)]
         batch = batch.but(attempt=span.attempts)
         return await self._settling.apply(batch, self._decide(batch, LOST))
 
     # --- one attempt ------------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, batch: Batch) -> list[Due]:
-        """Screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, and when."""
+        """Admit, screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, when."""
         work = self._work
         try:
-            screened, actions = work.policy.screen(batch, work.clock())
-            if actions:
-                rest = () if screened is None else (Retry(screened),)
-                await self._settling.apply(batch, (*actions, *rest))
-                if screened is None:
-                    return []
-                batch = screened
-            if work.guards:
+            if self._guards:
+                # First: what a guard keeps from running may be too old by now, or received too often.
                 admitted = await self._admitted(batch)
                 if admitted is None:
                     return []
                 batch = admitted
-            try:
-                await self._lane.begin(batch)
-            except StoreUnavailable as error:
-                await self.waits.insist(lambda: self._lane.begin(batch), error)
-            if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
-                return await self._settling.apply(batch, self._decide(batch, SPARED))
-            outcome, result, request_id = await self._invoke(batch)
+            screened, given_up = work.policy.screen(batch, work.clock())
+            if not given_up:
+                try:
+                    await self._lane.begin(batch)
+                except StoreUnavailable as error:
+                    await self.waits.insist(lambda: self._lane.begin(batch), error)
+                if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
+                    return await self._settling.apply(batch, self._decide(batch, SPARED))
+                outcome, result, request_id = await self._invoke(batch)
         except NotYet as wait:
             work.circuit.withdraw(self._probe)
             return [(batch, self._loop.time() + wait.after)]
         finally:
             work.function.permits.give()
+        if given_up:
+            # What is left comes again: guards may keep it from running now. Without a permit, for they may wait for a person.
+            return await self._settling.apply(batch, given_up if screened is None else (*given_up, Retry(screened)))
         if not isinstance(outcome, Done):
             batch = batch.but(request_id=request_id)
         circuit = work.circuit
         alert = circuit.alert or isinstance(outcome, Fault)
         rule = work.rule(outcome) if alert else None
-        blamed = rule is not None and rule.action == "discard"
+        blamed = rule is not None and rule.action in error_rules.GIVING_UP
         actions = circuit.decided(batch, outcome, self._probe, self._decide, blamed) if alert else self._decide(batch, outcome)
         if rule is not None and rule.action == "pause" and work.pause is not None:
             # First: what is settled could be read again, and fail again, before it holds.
@@ -165,11 +170,11 @@ class StrandRunner:
 
     async def _admitted(self, batch: Batch) -> Batch | None:
         """What the guards let through; what is done about the rest is done."""
-        for guard in self._work.guards:
+        for guard in self._guards:
             admitted, actions = await self.waits.surely(partial(guard.admit, batch))
             if actions:
                 rest = () if admitted is None else (Retry(admitted),)
-                await self._settling.settle(batch, (*actions, *rest))
+                await self._settling.settle(batch, (*actions, *rest), handled=False)
             if admitted is None:
                 return None
             batch = admitted

@@ -7,6 +7,18 @@ whatever crashes, the next life reads on from the checkpoint with the state of t
 *A final invocation* is saved before each attempt: from the first on it is durable that the window is over, and how often it was tried, so
 that after a crash it runs with the same state, and what is read again joins no window that was closed. Its end is saved at once; a crash
 between the two is an attempt whose outcome nobody knows, as with any batch.
+
+*A save.* The state, the progress that names its number (`Progress.window`) and the pruning are made from one snapshot, taken without a
+wait in between. A final invocation is a batch of one record, the window itself (`FinalFormat`), so that policy and journal need not know
+it.
+
+*What ends a window* is what was read, not what the filter let through; and it counts only once all that was read before has arrived in the
+strand (`TumblingStrands.hear`), for the runner may fail between a fetch and its strands. "At the head" is a read that began a second past
+the end, found nothing, and is not behind `Reader.head()`; readers that may come back with nothing though there is more, or without having
+asked, say when they were at the head (`ordered.Heading`).
+
+*A change.* What was begun with windows where there are none now, or the other way, is finished as it was begun (`Progress.outgrown`, as
+another width is): the open window is ended early first, spans are run without a window first.
 """
 
 from __future__ import annotations

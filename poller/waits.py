@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias, TypeVar
 
-from poller.errors import NotConnected, StoreUnavailable
+from poller.errors import NotConnected, ParkingFull, StoreUnavailable
 from poller.protocols import Lane
 from poller.settings import Backoff
 from poller.work import Signs, Work
@@ -83,17 +83,20 @@ class Waits:
             except (StoreUnavailable, NotConnected) as again:
                 error = again
             else:
-                self._signs.store_error = ""
+                self._signs.store_error = self._signs.full = ""
                 return answer
 
     async def _unanswered(self, tries: int, error: StoreUnavailable | NotConnected) -> None:
-        if isinstance(error, StoreUnavailable):
-            self._work.counters.save_errors += 1
-            self._signs.store_error = str(error)
-        else:
-            self._signs.last_error = str(error)
-        who = "store" if isinstance(error, StoreUnavailable) else "source"
+        what = "the store does not answer"
+        match error:
+            case ParkingFull():
+                what, self._signs.full = "the lane waits", str(error)
+            case StoreUnavailable():
+                self._work.counters.save_errors += 1
+                self._signs.store_error = str(error)
+            case NotConnected():
+                what, self._signs.last_error = "the source does not answer", str(error)
         delay = STORE_RETRY.delay(tries, 0.5 + self._work.random.random() / 2)
         fields = {"mapping": self._work.settings.name, "lane": self._lane.name}
-        log.warning("the %s does not answer, trying again in %.1f s: %s", who, delay, error, extra=fields)
+        log.warning("%s, trying again in %.1f s: %s", what, delay, error, extra=fields)
         await self.sleep(delay)

@@ -30,9 +30,7 @@ import orjson
 
 from poller.model import Ack, Action, Batch, Discard, Identifier, Release, Retry, Window
 from poller.protocols import Event, Format
-
-MAXIMUM_STATE_BYTES = 1024 * 1024
-"""A larger state, as JSON text, ends its window early (AWS Lambda guide: 1 MB)."""
+from poller.quotas import MAXIMUM_STATE_BYTES
 
 PASSED_SECONDS = 1.0
 """At the head of a lane a window ends so long after its end."""

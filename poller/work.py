@@ -12,11 +12,12 @@ from poller.circuit import Circuit
 from poller.errors import NotConnected, PollerError
 from poller.failures.entry import entry, successes
 from poller.failures.journal import Delivery, Entry
+from poller.failures.parking import holds
 from poller.failures.protocols import Journal, Outbox
 from poller.functions import Function
 from poller.metrics import MappingCounters
 from poller.model import Ack, Action, Batch, Discard, Failure, Outcome, Release
-from poller.protocols import Guard, Policy
+from poller.protocols import Guard, Lane, Policy
 from poller.settings import Backoff, ErrorRule, MappingSettings
 from poller.turn import Turn
 
@@ -40,7 +41,7 @@ class Work:
     """What all lanes of a mapping share. `clock` is epoch seconds; `replaying` names the run whose failures these are, or "".
 
     `outbox` may be None where the settings name no `on_success`. `posted` is called when something came into the outbox.
-    `guards` are asked before each invocation, and told what was decided.
+    `guards` makes those of a lane that opens: they are asked before each invocation, in turn, and told what was decided.
     `pause`, given who or what pauses, pauses the mapping durably; it may raise StoreUnavailable, and is there while `replaying` is ""."""
 
     settings: MappingSettings
@@ -57,7 +58,7 @@ class Work:
     outbox: Outbox | None = None
     posted: Callable[[], None] = lambda: None
     pause: Callable[[str], Awaitable[None]] | None = None
-    guards: Sequence[Guard] = ()
+    guards: Callable[[Lane], Sequence[Guard]] = lambda _lane: ()
 
     def rule(self, outcome: Outcome) -> ErrorRule | None:
         """What the mapping says about errors like this one."""
@@ -66,8 +67,9 @@ class Work:
     def entries(self, batch: Batch, failures: Sequence[Failure], lane: str) -> list[Entry]:
         """Of a batch that was given up, whole or in parts, as its format has it, which may know more than the lane's.
 
-        A replay's failures go to no destination: they have been there."""
-        return [self._entry(batch, failure, lane, () if self.replaying else self.settings.on_failure) for failure in failures]
+        A replay's failures go to no destination: they have been there. Nor does what is parked: it has not failed."""
+        to = () if self.replaying else self.settings.on_failure
+        return [self._entry(batch, failure, lane, () if failure.reason == "Parked" else to) for failure in failures]
 
     def successes(self, batch: Batch, actions: Sequence[Action], result: bytes, lane: str) -> list[Delivery]:
         """Of what was handled of it, after an invocation that returned `result`."""
@@ -88,6 +90,7 @@ class Work:
             run=self.replaying,
             request_id=batch.request_id,
             destinations=destinations,
+            holds=failure.kept == "failure" and holds(failure.reason, self.settings),
         )
 
 
@@ -106,7 +109,8 @@ class Signs:
     """Signs of life of one lane, for `status` and readiness. Epoch seconds; None: never yet.
 
     `progressed_at`: records were settled for good (a retry settles nothing). `last_error` is ours or the source's,
-    `store_error` says why the store keeps a strand waiting now ("": it does not), `fault` is the function's.
+    `store_error` says why the store keeps a strand waiting now ("": it does not), `full` why a failure waits for room in the journal
+    (ParkingFull). `fault` is the function's.
     """
 
     state: Literal["running", "reconnecting", "leaving", "ended", "lost"] = "running"
@@ -116,6 +120,7 @@ class Signs:
     held_since: float | None = None
     last_error: str = ""
     store_error: str = ""
+    full: str = ""
     fault: str = ""
     errors: int = 0
 

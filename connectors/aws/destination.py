@@ -1,4 +1,10 @@
-"""A destination on AWS: one call for each delivery. What differs from service to service is a `System`. Vendor-free."""
+"""A destination on AWS: one call for each delivery. What differs from service to service is a `System`. Vendor-free.
+
+A `System` is pure: which address, which call sends, which answer is none, which call looks. Calls go over aiobotocore (sender.py), not
+over our JSON caller: five services have five protocols, and at a failure a millisecond of processor is nothing. One attempt a call, but
+for a kept connection that the service had closed: the outbox tries again. A service that refuses a body for its size is sent the next
+smaller one, and that is remembered.
+"""
 
 from __future__ import annotations
 

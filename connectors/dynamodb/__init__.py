@@ -5,6 +5,11 @@
 
 The table is KCL's, version 2 or 3 (`row.py`); beside it there is one of ours, its name and `-poller`. One mapping has one table: put
 `{mapping}` into the name where there are several.
+
+The checkpoint columns are KCL's, and say only what KCL may take for done (checkpoint.py): the last record before the checkpoint that a
+save has named (`Landmarks`). All that we know is in the attribute `poller`, and counts while the columns are those it was written beside
+(row.py). Expiry is judged as KCL does (watch.py). Every write presents owner and claim counter, a save also its number, so that one that
+comes late is refused.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import msgspec
 from connectors.dynamodb_streams.client import RETENTION
 from connectors.dynamodb_streams.options import FILTERABLE, DynamoDBOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
-from poller.policy import Block
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from poller.failures.journal import Entry
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
+    from poller.policy import Block
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer
 
@@ -63,6 +63,8 @@ class DynamoDBConnector:
         )
 
     def policy(self, options: DynamoDBOptions, settings: MappingSettings) -> Block:
+        from poller.policy import Block
+
         return Block.of(settings, options.partial, RETENTION)
 
     def describe(self, entry: Entry) -> dict[str, Any]:

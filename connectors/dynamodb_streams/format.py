@@ -17,7 +17,8 @@ from msgspec import UNSET, UnsetType
 
 from connectors.dynamodb_streams.client import Change, ChangeRecord
 from connectors.sharded.sequence import token
-from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
+from poller.model import Document, Identifier
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
 

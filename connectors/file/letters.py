@@ -17,6 +17,7 @@ class FileLetters:
     """See `poller.redrive.letters.DeadLetters`."""
 
     stays = "lines are left in the file, and recognised next time"
+    behind = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path

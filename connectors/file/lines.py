@@ -2,6 +2,9 @@
 
 Who adds a line holds a lock on the file (flock: of an open file, so threads exclude each other too, and a process that dies lets go).
 What a writer that died in the middle left of a line is cut off by the next one: that delivery was not settled, and is sent again.
+
+Who gets the lock looks whether the name is still that file's, cuts a torn last line, rotates if it is full (and opens again), writes and
+fsyncs; on an error it cuts back to where it began.
 """
 
 from __future__ import annotations

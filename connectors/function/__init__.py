@@ -13,7 +13,8 @@ import msgspec
 from connectors.bodies import body
 from poller.errors import ConfigError, NotConnected
 from poller.failures.journal import Delivery
-from poller.model import MAXIMUM_EVENT_BYTES, Busy, Fault, Returned
+from poller.model import Busy, Fault, Returned
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.settings import DestinationContext, DestinationTraits, Finding, Surroundings
 
 _ADDRESS = re.compile(r"function:(.+)", re.DOTALL)

@@ -1,6 +1,24 @@
 """The `kafka` connector: consumer groups of Apache Kafka, and of Amazon MSK. Vendor-free, so that `check` imports no vendor's library.
 
 A partition is one lane: ordered, keyed by the record's key.
+
+Two clients: *membership* (the group: who owns what, commits) and *reading* (a consumer outside the group), so that no rebalance throws
+away what was read, and no function that runs for hours looks idle. A rebalance is not leaving:
+
+            +--------------- another member comes or goes; partitions are added ----------------+
+            v                                                                                   |
+ joining -> revoked: lanes stop at the gate, what runs is waited for (drain_limit),             |
+            ^        all saved as closed, what still runs as begun                              |
+            |        -> assigned: lanes that went elsewhere are lost                            |
+            |           -> looked after: whose last commit bears the lane's stamp stays, the rest is lost
+            |              -> saved as open again -> steady: fetch and begin -------------------+
+            +---- thrown out: no heartbeat answered for session_timeout, or a commit refused <--+
+
+Nothing begins that passed the gate before a rebalance and is not waited for: `begin` counts its strand in the same step. The stamp is a
+number that each opened lane draws; it is in every commit, so a partition that another worker had meanwhile (however short) is never gone
+on with. Commits present the generation that the partitions were given in, one at a time, for all lanes at once. A process that stood still
+finds its gate shut: it is open only until the last answered heartbeat is `session_timeout` old. A topic's retention is no age limit: Kafka
+removes whole segments, long after.
 """
 
 from __future__ import annotations
@@ -11,13 +29,13 @@ import msgspec
 
 from connectors.kafka.options import FILTERABLE, KafkaOptions, problems, refused_by_aws
 from poller.errors import ConfigError
-from poller.policy import Block
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from poller.failures.journal import Entry
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
+    from poller.policy import Block
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer
 
@@ -50,6 +68,8 @@ class KafkaConnector:
         )
 
     def policy(self, options: KafkaOptions, settings: MappingSettings) -> Block:
+        from poller.policy import Block
+
         return Block.of(settings, options.partial)
 
     def describe(self, entry: Entry) -> dict[str, Any]:

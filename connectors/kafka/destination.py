@@ -10,7 +10,7 @@ record's own value was. What went wrong stands in headers too (messages.py).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -105,6 +105,12 @@ class TopicKind:
 
         return sending(cluster(to, options), place)
 
+    def reading(self, to: str, options: TopicOptions, source: Any, mapping: str, place: Somewhere) -> Needed:  # noqa: ARG002
+        """See `poller.permissions.LetterPermissions`."""
+        from connectors.kafka.permissions import reading
+
+        return reading(msgspec.structs.replace(cluster(to, options), group=redrive_group(mapping)), mapping, place)
+
     async def open(self, to: str, options: TopicOptions, context: DestinationContext) -> KafkaTopic:
         from connectors.kafka.topic import KafkaTopic
 
@@ -121,6 +127,11 @@ class TopicKind:
         from connectors.kafka.topic import probe
 
         return await probe(cluster(to, options), options, context)
+
+
+def redrive_group(mapping: str) -> str:
+    """The consumer group that remembers which letters of a topic were taken for the mapping with this id."""
+    return f"poller-redrive-{mapping}"
 
 
 def cluster(to: str, options: TopicOptions) -> KafkaOptions:

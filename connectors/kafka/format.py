@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import orjson
 
 from poller.filtering import all_readable, readable
-from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
+from poller.model import Document, Identifier
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 TIMESTAMP_TYPES = {0: "CREATE_TIME", 1: "LOG_APPEND_TIME", None: "NO_TIMESTAMP_TYPE"}
 """What the client says, in Kafka's words."""

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
+from connectors.kafka.destination import redrive_group
 from connectors.kafka.logins import login, reach
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.refusals import place_of, refused
@@ -27,6 +28,8 @@ SILENT_SECONDS = 15.0
 
 class TopicLetters:
     """See `poller.redrive.letters.DeadLetters`. Takes the consumer over. `ends`: where each partition ended when it was opened."""
+
+    behind = ""
 
     def __init__(self, consumer: AIOKafkaConsumer, group: str, options: KafkaOptions, ends: Mapping[TopicPartition, int]) -> None:
         self.stays = f"messages are left in the topic, and those that were taken are passed over next time (group {group})"
@@ -79,7 +82,7 @@ class TopicLetters:
 
 async def open_letters(options: KafkaOptions, context: RedriveContext) -> TopicLetters:
     """Raises NotConnected."""
-    group = f"poller-redrive-{context.mapping.id}"
+    group = redrive_group(context.mapping.id)
     async with asking(options, context, group) as (consumer, cluster):
         places = [TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)]
         consumer.assign(places)

@@ -2,6 +2,8 @@
 
 After whatever went wrong the producer is thrown away, and the next delivery makes another: aiokafka tries for ever what it has begun (an
 idempotent producer may leave no gap), and brokers refuse what comes after a gap.
+
+One delivery is a message for each record: all of them are acknowledged, or the whole delivery is sent again.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from connectors.kinesis.options import FILTERABLE, KinesisOptions, identity, place, problems, refused_by_aws, where
+from connectors import fields
+from connectors.kinesis.options import KinesisOptions, identity, place, problems, refused_by_aws, where
 from poller.errors import ConfigError
-from poller.policy import Block
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poller.failures.journal import Entry
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
+    from poller.policy import Block
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer
 
@@ -62,7 +63,7 @@ class KinesisConnector:
         return Traits(
             "stream",
             default_batch_size=100,
-            filterable=FILTERABLE,
+            filterable=fields.RECORD,
             identity=identity(options),
             tumbling=True,
             assumed=(ASSUMED,),
@@ -71,6 +72,8 @@ class KinesisConnector:
 
     def policy(self, options: KinesisOptions, settings: MappingSettings) -> Block:
         """As if the stream had the retention that it has unless it was given more (`ASSUMED`)."""
+        from poller.policy import Block
+
         return Block.of(settings, options.partial, RETENTION)
 
     def describe(self, entry: Entry) -> dict[str, Any]:

@@ -14,6 +14,9 @@ or was trimmed. Positions are the same both ways, so a shard may change between 
 
 SubscribeToShard is documented for HTTP/2. AWS answers it over HTTP/1.1 too, which is all that its own library for Python speaks, and
 promises nothing about it (FIDELITY.md says what that rests on): where it does not answer, shards are polled.
+
+What comes waits in an `Inbox`, at most 5,000 records or 4 MiB and one event more; then nothing is taken from the line, and Kinesis holds
+back.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from connectors.kinesis.client import KinesisRecord
 from connectors.kinesis.event import Elements, document
 from connectors.sharded.sequence import token
 from poller.filtering import readable
-from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
+from poller.model import Document, Identifier
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
 

@@ -12,17 +12,10 @@ from msgspec import Meta
 from connectors.aws import naming
 from connectors.aws.naming import Where
 from connectors.starting import Position, contradictions
-from poller.settings import Filterable
 
 _ARN = re.compile(r"arn:([\w-]+):kinesis:([\w-]+):(\w+):stream/([\w.-]{1,128})")
 _CONSUMER = re.compile(r"arn:([\w-]+):kinesis:([\w-]+):(\w+):stream/([\w.-]{1,128})/consumer/([\w.-]{1,128}):(\d+)")
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
-
-RECORD = ("kinesisSchemaVersion", "partitionKey", "sequenceNumber", "data", "approximateArrivalTimestamp")
-ELEMENT = ("eventSource", "eventVersion", "eventID", "eventName", "invokeIdentityArn", "awsRegion", "eventSourceARN")
-
-FILTERABLE = Filterable((*RECORD, *ELEMENT), "data", text=False, inside=("kinesis", "data"), encoding="base64")
-"""Kinesis's own fields stand at the top level, beside those of the event; a pattern about plain text is refused, as on AWS."""
 
 
 class KinesisOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,27 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectors.kinesis.options import FILTERABLE
+from connectors import fields
 from connectors.starting import Position, contradictions
 from poller.errors import ConfigError
-from poller.failures.journal import Entry, KeptRecord
-from poller.feed import Item, Place
-from poller.policy import Block, Redeliver
-from poller.protocols import Source
-from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
+from poller.settings import Context, Finding, MappingSettings, Traits
 from poller.units import duration
 
 if TYPE_CHECKING:
+    from poller.failures.journal import Entry, KeptRecord
+    from poller.feed import Item, Place
+    from poller.policy import Block, Redeliver
+    from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAY = 86400.0
-
-_SOURCE = ("eventSource", "eventSourceARN", "awsRegion")
-_MESSAGE = ("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfMessageAttributes", "md5OfBody")
-
-FILTERABLE_MESSAGE = Filterable((*_MESSAGE, *_SOURCE), "body")
-FILTERABLE_RECORD = FILTERABLE
 
 
 class Redrive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,10 +106,12 @@ class QueueConnector:
         # A name is one queue, whatever its other options: all sources of a configuration share one database.
         visibility = duration(options.visibility_timeout)
         identity = f"local-queue:{options.name}"
-        traits = Traits("queue", 10, filterable=FILTERABLE_MESSAGE, identity=identity, visibility=visibility, local=True)
+        traits = Traits("queue", 10, filterable=fields.MESSAGE, identity=identity, visibility=visibility, local=True)
         return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if options.fifo else traits
 
     def policy(self, options: QueueOptions, settings: MappingSettings) -> Redeliver:
+        from poller.policy import Redeliver
+
         redrive = None if options.redrive is None else options.redrive.maximum_receive_count
         return Redeliver.of(settings, redrive, options.release_failed_groups)
 
@@ -167,9 +163,11 @@ class StreamConnector:
         problems.duration("retention", options.retention, 60.0, 365 * _DAY, "1m to 365d")
         problems.found += contradictions(options.starting_position, options.starting_position_timestamp)
         problems.check()
-        return Traits("stream", 100, filterable=FILTERABLE_RECORD, identity=f"local-stream:{options.name}", tumbling=True, local=True)
+        return Traits("stream", 100, filterable=fields.RECORD, identity=f"local-stream:{options.name}", tumbling=True, local=True)
 
     def policy(self, options: StreamOptions, settings: MappingSettings) -> Block:
+        from poller.policy import Block
+
         return Block.of(settings, "cut", duration(options.retention))
 
     def describe(self, entry: Entry) -> dict[str, Any]:

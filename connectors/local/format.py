@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import orjson
 
+from connectors import fields
 from connectors.kinesis.event import Elements, document
-from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
 from poller.filtering import all_readable, readable
-from poller.model import MAXIMUM_EVENT_BYTES, Document, Identifier
+from poller.model import Document, Identifier
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 _EXACT_FROM = MAXIMUM_EVENT_BYTES - 64 * 1024
 """Above this bound a record's size is counted, not estimated: it may be over the limit alone."""
@@ -134,7 +135,7 @@ class MessageFormat:
     def facts(self, records: Sequence[Message]) -> _MessageFacts:
         return _MessageFacts(self, records)
 
-    def documents(self, records: Sequence[Message], keys: Collection[str] = FILTERABLE_MESSAGE.keys) -> Iterable[Document]:
+    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:
         if set(keys) == {"body"}:  # nearly always
             return [{"body": body} for body in all_readable([message.body for message in records])]
         return [{**element, "body": readable(element["body"])} for element in self.elements(records)]
@@ -221,7 +222,7 @@ class EntryFormat:
     def facts(self, records: Sequence[Entry]) -> _EntryFacts:
         return _EntryFacts(self, records)
 
-    def documents(self, records: Sequence[Entry], keys: Collection[str] = FILTERABLE_RECORD.keys) -> Iterable[Document]:
+    def documents(self, records: Sequence[Entry], keys: Collection[str] = fields.RECORD.keys) -> Iterable[Document]:
         if set(keys) == {"data"}:  # nearly always
             return [{"data": data} for data in all_readable([entry.data for entry in records])]
         return [document(element, readable(entry.data)) for entry, element in zip(records, self.elements(records), strict=True)]

@@ -9,13 +9,17 @@ from connectors.local.database import Database
 from connectors.local.format import Message
 from connectors.local.messages import Queue
 from poller.errors import NotConnected
-from poller.redrive.letters import Letter, RedriveContext
+from poller.redrive.letters import GROUPS, Letter, RedriveContext
 
 
 class LocalLetters:
     """See `poller.redrive.letters.DeadLetters`. Takes the database over."""
 
     stays = ""
+
+    @property
+    def behind(self) -> str:
+        return GROUPS if self._held and self._queue.fifo else ""
 
     def __init__(self, database: Database, queue: Queue, context: RedriveContext) -> None:
         self._database = database

@@ -4,6 +4,19 @@
 
 Time is the server's: a lease runs out by its clock, whatever the hosts' clocks say, so that clock skew in a fleet can neither keep a lane
 from being read nor give it to two. (`changed` of a failure, which only people read, is the caller's.)
+
+A lane is one row: lease and progress, so that "is it still held" and the save are one statement. What many lanes ask for together shares a
+statement (groups.py), so a thousand lanes cost a round trip a second each for saves and renewals. All changes of a lane go through one
+queue and are numbered (`serial`): a statement that we gave up waiting for, and that the server runs later, changes nothing once a later
+one was made. Rows are locked in one order everywhere, so workers wait for one another and never deadlock. Every call is bounded (3 s; a
+hung server is StoreUnavailable, and its connections are dropped, not closed in order), and after a refused connection nobody dials again
+for 0.1 s, then up to 1 s.
+
+Appends lock the *origin* (mapping, source, lane) of their failures, look up for the whole group what is there, decide in appending.py, and
+write it in four statements. Who holds, parks or releases keys locks the origin of mapping and source without a lane too, together with all
+others that he needs, in one statement and before any row; appends of what holds nothing do as many statements as without parking. Upkeep
+passes over rows that are locked (SKIP LOCKED): who finishes a row has it before the origins that its rests come from, so waiting would be
+a deadlock, and it changes the row anyway. `poller_version` holds the schema's version.
 """
 
 from __future__ import annotations

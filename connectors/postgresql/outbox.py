@@ -12,8 +12,8 @@ from itertools import count as numbers
 from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.groups import Group
 from connectors.postgresql.texts import text
-from poller.failures.journal import Delivery, Waiting
-from poller.stores.posts import decode, encode
+from poller.failures.journal import Damaged, Delivery, Waiting
+from poller.stores.posts import delivery, encode
 
 PUT_SECONDS = 15.0
 """A batch may have six megabytes, and a group several of them."""
@@ -28,19 +28,21 @@ _PUT = """
     ON CONFLICT DO NOTHING
 """
 _DUE = """
-    SELECT number, id, outcome, entry, result, attempts, due, error FROM poller_outbox
+    SELECT number, id, destination, outcome, entry, result, attempts, due, error FROM poller_outbox
     WHERE mapping = $1 AND destination = $2 AND due <= $3 ORDER BY number LIMIT $4
 """
 _ARRIVED = "DELETE FROM poller_outbox WHERE number = $1"
-_FAILED = "UPDATE poller_outbox SET attempts = attempts + 1, due = $2, error = $3 WHERE number = $1"
-# The counting reads an index alone; of each destination, two rows are looked up.
+_FAILED = "UPDATE poller_outbox SET attempts = attempts + 1, due = $2, error = $3, damaged = $4 WHERE number = $1"
+# The counting reads indexes alone; of each destination, two rows are looked up.
 _WAITING = """
-    SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, '')
+    SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, ''),
+           (SELECT count(*) FROM poller_outbox AS torn
+            WHERE torn.mapping = each.mapping AND torn.destination = each.destination AND torn.damaged)
     FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first FROM poller_outbox GROUP BY mapping, destination) AS each
     JOIN poller_outbox AS oldest ON oldest.number = each.first
     LEFT JOIN LATERAL (
         SELECT attempts, error FROM poller_outbox AS tried
-        WHERE tried.mapping = each.mapping AND tried.destination = each.destination AND tried.attempts > 0
+        WHERE tried.mapping = each.mapping AND tried.destination = each.destination AND tried.attempts > 0 AND NOT tried.damaged
         ORDER BY tried.number LIMIT 1
     ) AS failed ON true
     ORDER BY each.mapping, each.destination
@@ -79,18 +81,15 @@ class PostgresOutbox:
         if deliveries:
             await self._puts.ask(deliveries)
 
-    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery | Damaged]:
         """Those whose time has come, oldest first."""
         values = (text(mapping), text(destination), now, limit)
         found = await self._connections.run(lambda connection: connection.fetch(_DUE, *values), seconds=PUT_SECONDS)
-        return [
-            Delivery(number, name, destination, outcome, decode(name, entry), result, attempts, due, error)
-            for number, name, outcome, entry, result, attempts, due, error in found
-        ]
+        return [delivery(*columns) for columns in found]
 
-    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
         """None: it has arrived; else it failed and is due then. What is not there any more is left so."""
-        statement, values = (_ARRIVED, (number,)) if due is None else (_FAILED, (number, due, text(error)))
+        statement, values = (_ARRIVED, (number,)) if due is None else (_FAILED, (number, due, text(error), damaged))
         await self._connections.run(lambda connection: connection.execute(statement, *values))
 
     async def waiting(self) -> Sequence[Waiting]:

@@ -19,6 +19,7 @@ _ENTRY = {  # field of an Entry -> where it is kept
         for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run", "request_id")
     },
     "taken_from": "failures.taken_from",
+    "holds": "failures.holds",
     "group": "failures.fingerprint",
 }
 _COLUMNS = ", ".join(("failures.number", "failures.fault", "failures.state", "failures.failures", "failures.changed", *_ENTRY.values()))

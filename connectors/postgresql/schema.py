@@ -169,10 +169,58 @@ _REDRIVE = (
     "ALTER TABLE poller_failures ADD COLUMN taken_from TEXT NOT NULL DEFAULT ''",
 )
 
+_DAMAGED = (
+    # Whether it could not be read when it was tried last.
+    "ALTER TABLE poller_outbox ADD COLUMN damaged BOOLEAN NOT NULL DEFAULT false",
+    "CREATE INDEX poller_outbox_damaged ON poller_outbox (mapping, destination) WHERE damaged",
+)
+
+_ACKNOWLEDGED = (
+    # Mappings that have, or had, an idempotency window, by number. What was asked for until `forgotten` is put no more.
+    """
+    CREATE TABLE poller_acknowledged_mappings (
+        number INTEGER GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        mapping TEXT COLLATE "C" NOT NULL UNIQUE,
+        forgotten DOUBLE PRECISION NOT NULL
+    )
+    """,
+    # A record each, by the hash of its name.
+    """
+    CREATE TABLE poller_acknowledged (
+        mapping INTEGER NOT NULL,
+        name BYTEA NOT NULL,
+        until DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (mapping, name)
+    )
+    """,
+    "CREATE INDEX poller_acknowledged_by_time ON poller_acknowledged (mapping, until)",
+)
+
+_PARKING = (
+    # Whether the keys of its records are held while it is open.
+    "ALTER TABLE poller_failures ADD COLUMN holds BOOLEAN NOT NULL DEFAULT false",
+    # A key that an open row holds (held.py). `origin` has no lane. `place`: NULL is its own number; `parked` is that of the row.
+    """
+    CREATE TABLE poller_held (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        failure BIGINT NOT NULL REFERENCES poller_failures (number) ON DELETE CASCADE,
+        origin BIGINT NOT NULL REFERENCES poller_origins (number),
+        digest BYTEA NOT NULL,
+        key BYTEA NOT NULL,
+        parked BOOLEAN NOT NULL,
+        place BIGINT,
+        UNIQUE (failure, digest)
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05)
+    """,
+    "CREATE INDEX poller_held_by_key ON poller_held (origin, digest, parked, (coalesce(place, number)), number)",
+    # The rows that were parked behind this one.
+    "ALTER TABLE poller_steps ADD COLUMN released TEXT[] NOT NULL DEFAULT '{}'",
+)
+
 # Not to_regclass: it answers from the session's cache, which has not heard yet of what another made while this one waited for the lock.
 _IS_THERE = "SELECT count(*) FROM pg_class WHERE relname = 'poller_version' AND relkind = 'r' AND pg_table_is_visible(oid)"
 
-MIGRATIONS = (_FIRST, _RUNS, _OUTBOX, _GROUPS, _REDRIVE)
+MIGRATIONS = (_FIRST, _RUNS, _OUTBOX, _GROUPS, _REDRIVE, _DAMAGED, _ACKNOWLEDGED, _PARKING)
 """`MIGRATIONS[n]` takes version n to version n + 1; a released one never changes."""
 
 

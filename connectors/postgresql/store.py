@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from connectors.postgresql.acknowledged import PostgresAcknowledged
 from connectors.postgresql.changes import Changes
 from connectors.postgresql.checkpoints import PostgresCheckpoints
 from connectors.postgresql.connections import SECONDS, Connections
 from connectors.postgresql.journal import PostgresJournal
 from connectors.postgresql.leases import Clock, PostgresLeases
 from connectors.postgresql.outbox import PostgresOutbox
+from connectors.postgresql.parking import PostgresParking
 from connectors.postgresql.runs import PostgresRuns
 from connectors.postgresql.schema import migrate
 from connectors.postgresql.states import PostgresStates
@@ -25,13 +27,15 @@ class PostgresStore:
         self.states = PostgresStates(connections, self._changes)
         self.leases = PostgresLeases(connections, clock)
         self.journal = PostgresJournal(connections, clock)
+        self.parking = PostgresParking(connections, self.journal.appends)
         self.upkeep = PostgresUpkeep(connections)
         self.outbox = PostgresOutbox(connections)
         self.runs = PostgresRuns(connections)
+        self.acknowledged = PostgresAcknowledged(connections)
 
     async def aclose(self) -> None:
         """Everything asked for is written, or refused. Tolerated twice."""
-        for part in (self._changes, self.checkpoints, self.leases, self.journal, self.outbox):
+        for part in (self._changes, self.checkpoints, self.leases, self.journal, self.outbox, self.acknowledged):
             await part.aclose()
         await self._connections.aclose()
 

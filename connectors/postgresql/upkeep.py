@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from connectors.postgresql.connections import Connection, Connections
-from connectors.postgresql.entries import lock
+from connectors.postgresql.held import close, lock, release
 from connectors.postgresql.rows import narrowed
 from poller.failures.fingerprint import fingerprint
 from poller.failures.journal import ErrorGroup, Removed, RowState, Selection
@@ -52,7 +52,7 @@ _OVER = """
 """
 # Asked under the lock of their origins: an append that has found a record in a row takes it for kept, and what was over may not be by now.
 _STILL_OVER = """
-    SELECT number FROM poller_failures
+    SELECT number, holds FROM poller_failures
     WHERE number = ANY($1::bigint[]) AND state = ANY($2::text[]) AND state <> 'claimed' AND time < $3::float8 AND changed < $3::float8
     FOR UPDATE SKIP LOCKED
 """
@@ -86,9 +86,11 @@ class PostgresUpkeep:
 
         async def work(connection: Connection) -> list[Removed]:
             found = portion(await connection.fetch(_OVER, list(states), before, limit))
-            await lock(connection, (origin for _, origin, *_ in found))
+            locked = await lock(connection, (origin for _, origin, *_ in found), [columns[0] for columns in found])
             still = await connection.fetch(_STILL_OVER, [columns[0] for columns in found], list(states), before)
-            numbers = {number for (number,) in still}
+            numbers = {number for number, _ in still}
+            if holding := [number for number, holds in still if holds]:
+                await release(connection, [closed.key for closed in await close(connection, holding, locked)])
             for statement in _REMOVE:
                 await connection.execute(statement, list(numbers))
             return [Removed(*columns) for number, _, *columns in found if number in numbers]

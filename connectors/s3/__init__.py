@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _ARN = re.compile(r"arn:(?P<partition>[\w-]+):s3:::(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?", re.ASCII)
 
+LISTING, READING = "s3:ListBucket", "s3:GetObject"
+"""What IAM must allow to read the letters there."""
+
 
 class _Buckets:
     """See `connectors.aws.destination.System`."""
@@ -94,17 +97,26 @@ class BucketKind:
         """See `poller.permissions.DestinationPermissions`."""
         return self._kind.permissions(to, options, place)
 
+    def reading(self, to: str, options: SendOptions, source: Any, mapping: str, place: Somewhere) -> Needed:  # noqa: ARG002
+        """See `poller.permissions.LetterPermissions`."""
+        from connectors.aws.permissions import needed
+        from poller.permissions import Grant
+
+        address = self._system.address(to)
+        listed = Grant("ListLetters", (LISTING,), (address.arn.partition("/")[0],))
+        return needed(f"S3 bucket {address.name}", options, listed, Grant("ReadLetters", (READING,), (f"{address.arn}/*",)))
+
     async def open(self, to: str, options: SendOptions, context: DestinationContext) -> Bucket:
         return Bucket(await self._kind.open(to, options, context), self._system.address(to), context)
 
     async def letters(self, to: str, options: SendOptions, context: RedriveContext) -> BucketLetters:  # noqa: ARG002 -- the protocol's
         """See `poller.redrive.letters.Readable`: of all objects below the prefix."""
         from connectors.aws.sender import AwsSender
-        from connectors.s3.letters import READING, BucketLetters
+        from connectors.s3.letters import BucketLetters
 
         address = self._system.address(to)
         name = f"S3 bucket {address.name} (region {options.region or 'of the environment'}, {options.endpoint or 'AWS'})"
-        sender = AwsSender(Place(name, READING), checked(address, options))
+        sender = AwsSender(Place(name, f"{LISTING} and {READING}"), checked(address, options))
         try:
             await sender.connect("s3", options.region, options)
         except BaseException:

@@ -9,8 +9,6 @@ from connectors.aws.sender import AwsSender
 from poller.errors import NotConnected
 from poller.redrive.letters import Letter
 
-READING = "s3:ListBucket and s3:GetObject"
-
 LARGEST = 64 * 1024 * 1024
 """No record of a failure is larger, in bytes: an event has 6 MB, and escaped as a text in a record at most six times as many."""
 
@@ -19,6 +17,7 @@ class BucketLetters:
     """See `poller.redrive.letters.DeadLetters`. Takes the sender over."""
 
     stays = "objects are left in the bucket, and recognised next time"
+    behind = ""
 
     def __init__(self, sender: AwsSender, bucket: str, prefix: str) -> None:
         self._sender = sender

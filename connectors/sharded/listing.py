@@ -5,6 +5,10 @@ is asked for at every look, until it shows what came after that shard.
 
 A source may be a series of streams, one after the other (a table's, turned off and on). Then the first shards of a stream are children of
 the last ones of the stream before it: what is done about an item stays in order.
+
+Once an ended shard has a child, one look waits a second for a later one. A shard ends only on its own word, or when it is both gone and
+missing in a listing that was asked for after that; a stream that is gone ends nothing. LATEST begins by our clock where it may be right by
+the Date of the answers, else by the service's (`Heard.corrected`).
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from connectors import fields
 from connectors.sqs.queue import FALLBACK_VISIBILITY, Where, identity, where
 from poller.errors import ConfigError
-from poller.policy import Redeliver
-from poller.settings import Context, Filterable, Finding, MappingSettings, Traits
+from poller.settings import Context, Finding, MappingSettings, Traits
 from poller.units import duration
 
 if TYPE_CHECKING:
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     from poller.failures.journal import Entry
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
+    from poller.policy import Redeliver
     from poller.redrive.letters import RedriveContext, Regainer
 
 LONGEST_WAIT = 20
 """SQS's own limit of a long poll, in seconds."""
-
-_KEYS = ("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfMessageAttributes", "md5OfBody")
-
-FILTERABLE = Filterable((*_KEYS, "eventSource", "eventSourceARN", "awsRegion"), "body")
 
 ASSUMED = (
     "the queue's own redrive policy and visibility timeout are known only when it is asked; assumed here: no redrive policy, and "
@@ -96,11 +93,13 @@ class SqsConnector:
         if problems or named is None or wait is None:
             raise ConfigError(problems)
         what = identity(named, options.region, options.profile, options.endpoint, options.role_arn)
-        traits = Traits("queue", 10, filterable=FILTERABLE, identity=what, visibility=FALLBACK_VISIBILITY, assumed=(ASSUMED,))
+        traits = Traits("queue", 10, filterable=fields.MESSAGE, identity=what, visibility=FALLBACK_VISIBILITY, assumed=(ASSUMED,))
         return replace(traits, maximum_batch_size=10, maximum_batching_window=0.0, fifo=True) if named.fifo else traits
 
     def policy(self, options: SqsOptions, settings: MappingSettings) -> Redeliver:
         """Without the queue's own limit: that is asked for by `open`."""
+        from poller.policy import Redeliver
+
         return Redeliver.of(settings, None, options.release_failed_groups)
 
     def describe(self, entry: Entry) -> dict[str, Any]:

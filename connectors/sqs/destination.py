@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,6 +50,12 @@ def _url(address: Address, endpoint: str) -> str:
     return f"{endpoint.rstrip('/')}/{address.account}/{address.name}"
 
 
+def _polled(to: str, options: SendOptions, source: Any) -> SqsOptions:
+    """As a source of this queue would have it. Of options that say nothing: as the mapping's source is asked, if that is a queue."""
+    given: SendOptions | SqsOptions = source if options == SendOptions() and isinstance(source, SqsOptions) else options
+    return SqsOptions(queue=to, region=options.region, profile=given.profile, endpoint=given.endpoint, role_arn=given.role_arn)
+
+
 class QueueKind:
     """`arn:aws:sqs:...`."""
 
@@ -66,26 +71,28 @@ class QueueKind:
         """`identity`: as of a source that polls this queue."""
         found = self._kind.traits(to, options)
         what = identity(where(to), options.region, options.profile, options.endpoint, options.role_arn)
-        return replace(found, identity=what)
+        return msgspec.structs.replace(found, identity=what)
 
     def permissions(self, to: str, options: SendOptions, place: Somewhere) -> Needed:
         """See `poller.permissions.DestinationPermissions`."""
         return self._kind.permissions(to, options, place)
 
+    def reading(self, to: str, options: SendOptions, source: Any, mapping: str, place: Somewhere) -> Needed:  # noqa: ARG002
+        """See `poller.permissions.LetterPermissions`: what polling it needs."""
+        from connectors.sqs.permissions import permissions
+
+        return permissions(_polled(to, options, source), place)
+
     async def open(self, to: str, options: SendOptions, context: DestinationContext) -> AwsDestination:
         return await self._kind.open(to, options, context)
 
     async def letters(self, to: str, options: SendOptions, context: RedriveContext) -> QueueLetters:
-        """See `poller.redrive.letters.Readable`. Of options that say nothing: as the mapping's source is asked, if that is a queue."""
+        """See `poller.redrive.letters.Readable`."""
         from connectors.sqs.letters import QueueLetters
         from connectors.sqs.source import find
 
-        source, given = context.source, options
-        if options == SendOptions() and isinstance(source, SqsOptions):
-            given = msgspec.structs.replace(options, profile=source.profile, endpoint=source.endpoint, role_arn=source.role_arn)
         self.traits(to, options)
-        asked = SqsOptions(queue=to, region=given.region, profile=given.profile, endpoint=given.endpoint, role_arn=given.role_arn)
-        client = await connect_to_aws(asked, 8)
+        client = await connect_to_aws(_polled(to, options, context.source), 8)
         try:
             return QueueLetters(client, (await find(client, where(to))).url)
         except BaseException:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from connectors.sqs import FILTERABLE
+from connectors import fields
 from connectors.sqs.client import Message
 from poller.filtering import all_readable, readable
 from poller.model import Document, Identifier
@@ -101,7 +101,7 @@ class SqsFormat:
     def facts(self, records: Sequence[Message]) -> SqsFacts:
         return SqsFacts(records, self._fixed)
 
-    def documents(self, records: Sequence[Message], keys: Collection[str] = FILTERABLE.keys) -> Iterable[Document]:
+    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:
         """The element of the event, with `body` parsed where it is JSON (AWS Lambda guide, "Using event filtering with an Amazon SQS
         event source")."""
         if set(keys) == {"body"}:  # nearly always

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from connectors.sqs.client import MOST, Message, SqsClient
 from connectors.sqs.entries import entries, hidden, persist
-from poller.redrive.letters import Letter
+from poller.redrive.letters import GROUPS, Letter
 
 HIDDEN_SECONDS = 300
 """Whoever is killed gives nothing back: so long then."""
@@ -20,9 +20,14 @@ class QueueLetters:
 
     stays = ""
 
+    @property
+    def behind(self) -> str:
+        return GROUPS if self._held and self._fifo else ""
+
     def __init__(self, client: SqsClient, queue: str) -> None:
         self._client = client
         self._queue = queue
+        self._fifo = queue.endswith(".fifo")
         self._held: dict[str, str] = {}
         self._seen = set[str]()
         self._empty = False
@@ -48,7 +53,7 @@ class QueueLetters:
         # What could not be deleted comes again once it is hidden no more: it is known by then.
         self._held = {name: handle for name, handle in self._held.items() if handle not in done}
         # Of a FIFO queue the next messages of a group come once those before them are gone.
-        self._empty = self._empty and not (done and self._queue.endswith(".fifo"))
+        self._empty = self._empty and not (done and self._fifo)
         return len(done)
 
     async def aclose(self) -> None:

@@ -27,8 +27,9 @@ def pages(status: Callable[[], Awaitable[DaemonStatus]], clock: Callable[[], flo
         paused = [mapping.name for mapping in verdict.mappings if mapping.paused is not None]
         late = [
             {"mapping": each.mapping, "destination": each.name, "waiting": each.waiting, "oldest": each.oldest}
+            | ({"damaged": each.damaged} if each.damaged else {})
             for each in verdict.destinations
-            if each.attempts
+            if each.attempts or each.damaged
         ]
         more = ({"paused": paused} if paused else {}) | ({"destinations": late} if late else {})
         body = msgspec.json.encode({"ready": verdict.ready, "reasons": verdict.reasons} | more)

@@ -75,7 +75,7 @@ async def lane_status(runner: LaneRunner, now: float) -> LaneStatus:
         held_since=signs.held_since,
         progressed_at=signs.progressed_at,
         read_at=signs.read_at,
-        last_error=signs.last_error if signs.state == "reconnecting" else "",
+        last_error=signs.full or (signs.last_error if signs.state == "reconnecting" else ""),
     )
     if isinstance(runner.lane, Visible):
         try:
@@ -149,6 +149,7 @@ def destination_statuses(config: Config, waiting: Iterable[Waiting], registry: R
         lost = DestinationStatus(mapping=line.mapping, name=_shown(line.destination, registry), configured=False)
         status = found.setdefault((line.mapping, line.destination), lost)
         status.waiting, status.oldest, status.attempts, status.last_error = line.count, line.oldest, line.attempts, line.error
+        status.damaged = line.damaged
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, replace
 from random import Random
@@ -33,7 +33,7 @@ from poller.replay import Part, Replay, Tally
 from poller.replay import replay as replay_mapping
 from poller.replay.counting import every
 from poller.replay.hold import Hold, change, take
-from poller.replay.listing import Rows, listed
+from poller.replay.listing import Rows, listed, released
 from poller.replay.matching import matching
 from poller.settings import Batching, FailureSettings, Filterable, MappingSettings
 
@@ -90,7 +90,8 @@ class Replaying:
         await change(self.store.runs, run.name, lambda run: replace(run, total=left))
         done: Counter[str] = Counter()
         yield {**asdict(Tally()), "total_rows": left}
-        part = Part(run, owner, self.who, self.clock, concurrency or run.plan.concurrency or 1, edit=edit)
+        at_once, known = concurrency or run.plan.concurrency or 1, await released(self.store.runs, run)
+        part = Part(run, owner, self.who, self.clock, at_once, edit=edit, released=known)
         for mapping, rows in parts:
             if leaving.is_set():
                 break
@@ -129,6 +130,8 @@ class Replaying:
         if missing:
             raise StoreError(f"no such failure in the journal: {', '.join(missing)}")
         found = await listed(journal, self.store.runs, run, self.matches(plan))
+        if plan.selection.ids and not found and not run.counts:
+            await self._tell_parked(plan.selection.ids)
         known = {mapping.settings.id: mapping for mapping in self.mappings}
         strange = sorted(found.keys() - known.keys())
         if strange and not plan.function and plan.to in ("", SOURCE):
@@ -139,6 +142,17 @@ class Replaying:
         if plan.function:
             self._function(plan.function)
         return [(known.get(each) or gone(each), rows) for each, rows in found.items()]
+
+    async def _tell_parked(self, ids: Sequence[str]) -> None:
+        """Raises StoreError if one of these, of which none can run, is parked: that is why."""
+        journal = self.store.journal
+        for row in await journal.select(Selection(ids=tuple(ids), states=("parked",), limit=1)):
+            first = Selection(mapping=row.entry.mapping, key=row.entry.records[0].key, states=("kept", "claimed"), limit=1)
+            before = "".join(f" (failure {each.entry.id[:12]})" for each in await journal.select(first))
+            raise StoreError(
+                f"failure {row.entry.id[:12]} is parked: replay what has failed of its key before it{before}, "
+                "and it runs after that by itself"
+            )
 
     def matches(self, plan: Plan) -> Callable[[Entry], bool]:
         """Which of the selected rows a plan means. Raises ConfigError for what is no pattern."""

@@ -4,6 +4,9 @@
     pause in the ledger -> every worker leaves the lanes -> all leases or none -> write, parents first -> leases dropped -> pause ended
 
 Whoever dies on the way leaves each lane where it was or where it was to be, leases that run out, and a pause that ends by itself.
+
+Leases run out after 10 s, and so does the pause; who stops half-way says which lanes it has done. Of two rewinds at once the second is
+refused. An idempotency window is forgotten first: a crash in between costs protection, never the rewind.
 """
 
 from __future__ import annotations
@@ -63,13 +66,15 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`held`: by whom lanes are held now, besides this worker. `paused`: who has paused it, and it stays so."""
+    """`held`: by whom lanes are held now, besides this worker. `paused`: who has paused it, and it stays so. `forgets`: it has an
+    idempotency window, and what that remembers of any lane is forgotten."""
 
     mapping: str
     source: str
     lanes: list[Moved]
     held: dict[str, str] = field(default_factory=dict)
     paused: str = ""
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,7 @@ class Rewinding:
             moved = await asked_of([change for change in made if change.lane], partial(_moved, lanes))
             pause = await self._pauses.load(self.mapping.settings.id)
             held = await lanes.owners([change.lane for change in made])
-            by = pause.by if pause is not None else ""
-            return Preview(self.mapping.settings.name, lanes.source.identity, moved, held, by)
+            return self._shown(lanes, moved, held, pause)
 
     async def run(self, wish: Wish) -> Preview:
         """Do it. Raises as `preview`; StoreUnavailable if a lane could not be had: nothing has changed then; PollerError if somebody else
@@ -102,9 +106,16 @@ class Rewinding:
                 # Once more: until now the lanes went on. What has come since then (a shard) is not taken, and begins where its parents do.
                 made = [change for change in await self._planned(lanes, wish) if change.lane in lanes.leases]
                 moved = await asked_of([change for change in made if change.lane], partial(_moved, lanes))
+                # Before anything is read again, and of every mapping: it may have had a window until a minute ago.
+                await self.context.store.acknowledged.forget(self.mapping.settings.id, self.context.clock())
                 await unbroken(_write(lanes, made))  # not left half-way when the client has gone, or the daemon stops
             pause = await self._pauses.load(self.mapping.settings.id)
-            return Preview(self.mapping.settings.name, lanes.source.identity, moved, {}, pause.by if pause is not None else "")
+            return self._shown(lanes, moved, {}, pause)
+
+    def _shown(self, lanes: Lanes, moved: list[Moved], held: dict[str, str], pause: Pause | None) -> Preview:
+        settings = self.mapping.settings
+        by = pause.by if pause is not None else ""
+        return Preview(settings.name, lanes.source.identity, moved, held, by, forgets=settings.idempotency is not None)
 
     @property
     def _pauses(self) -> Pauses:
@@ -117,7 +128,8 @@ class Rewinding:
             raise PollerError(f"mapping {mapping.settings.name} polls a queue, which has no positions: what was handled is deleted from it")
         if isinstance(connector, KeepsPositions):
             name, how = mapping.settings.name, connector.rewound_by(mapping.options, mapping.settings.id)
-            raise PollerError(f"mapping {name}: {how}; between `poller pause {name}` and `poller resume {name}`")
+            forget = "" if mapping.settings.idempotency is None else " --forget"
+            raise PollerError(f"mapping {name}: {how}; between `poller pause {name}` and `poller resume {name}{forget}`")
         source = await connector.open(mapping.options, self.context)
         try:
             if not isinstance(source, OrderedSource):
@@ -248,10 +260,13 @@ def pause(daemon: Daemon) -> Command:
 
 
 def resume(daemon: Daemon) -> Command:
-    """The control command `resume`: answers the pause that was there, or nothing."""
+    """The control command `resume`: answers the pause that was there, or nothing. `forget`: and what its idempotency window remembers."""
 
-    async def resume(mapping: str) -> AsyncIterator[dict[str, Any]]:
-        ended = await daemon.pauses.end(_found(daemon, mapping).settings.id)
+    async def resume(mapping: str, forget: bool = False) -> AsyncIterator[dict[str, Any]]:
+        found = _found(daemon, mapping).settings.id
+        if forget:
+            await daemon.store.acknowledged.forget(found, daemon.clock())
+        ended = await daemon.pauses.end(found)
         _look(daemon, mapping)
         yield {} if ended is None else asdict(ended)
 

@@ -28,6 +28,7 @@ SUMMARIES = {
     "rewind": "Read a stream again from another place, or skip a part of it.",
     "failures": "Look at the failures that the journal keeps.",
     "replay": "Run kept failures again.",
+    "outbox": "Look at what waits to be delivered.",
     "explain": "Show the attempts that failing records would get.",
     "filter": "Try a filter on an event.",
     "import": "Make a configuration of event source mappings on AWS.",

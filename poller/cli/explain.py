@@ -31,6 +31,6 @@ def explain(
 
     found = explained(load_config(config_path), Registry(), mapping, poison, batch_size, kind, error)
     if as_json:
-        click.echo(json_line({**found.explanation.as_dict(), "assumed": found.assumed}))
+        click.echo(json_line({**found.explanation.as_dict(), "assumed": found.assumed, "parks": found.parks, "breaker": found.breaker}))
     else:
-        click.echo("\n".join([*found.explanation.lines(), *found.assumed]))
+        click.echo("\n".join(found.lines()))

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
+from poller.breaker import HALF, IN_A_ROW, LOOKED_AT
 from poller.config import Config
 from poller.errors import ConfigError
 from poller.explain import POISON, Explanation, Kind, explain
-from poller.model import Fault
+from poller.failures.parking import holds
+from poller.model import Fault, Reason
 from poller.policy import Block, Redeliver
 from poller.registry import Registry, unknown
+from poller.settings import BreakerSettings
+from poller.units import show_duration
 
 
 class Explained(NamedTuple):
-    """`assumed`: what the configuration alone does not tell, and what was taken for it."""
+    """`assumed`: what the configuration alone does not tell, and what was taken for it. `parks`: the record holds its key once it is given
+    up, and what comes later of that key waits. `breaker`: what its circuit breaker changes, where it is not one record that fails."""
 
     explanation: Explanation
     assumed: tuple[str, ...]
+    parks: bool = False
+    breaker: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        yield from self.explanation.lines()
+        if self.parks:
+            yield "later records of its key are parked behind it, until it is replayed or dropped; other keys go on"
+        yield from self.assumed
+        yield from self.breaker
 
 
 def explained(
@@ -41,7 +56,21 @@ def explained(
     if not isinstance(policy, Block | Redeliver):
         raise ConfigError(f"the source type {mapping.type!r} of mapping {name!r} has a policy of its own, which cannot be explained")
     found = explain(policy, count, poison - 1, cast("Kind", fails), visibility=traits.visibility, fault=_fault(error))
-    return Explained(found, traits.assumed)
+    end = found.ends[found.poison]
+    parks = end is not None and end.how in get_args(Reason) and holds(cast("Reason", end.how), mapping.settings)
+    return Explained(found, traits.assumed, parks, tuple(_breaker(mapping.settings.breaker)))
+
+
+def _breaker(settings: BreakerSettings | None) -> Iterator[str]:
+    if settings is None:
+        yield "no circuit breaker: while the function fails for everything, every record spends its attempts like this one"
+        return
+    initial, maximum, patience = map(show_duration, (settings.initial, settings.maximum, settings.patience))
+    yield (
+        f"circuit breaker: one record does not open it; {IN_A_ROW} batches in a row that fail alike do, or {HALF} of the last {LOOKED_AT}, "
+        "no two with a key in common"
+    )
+    yield f"while it is open a batch at a time probes, after {initial}, then up to {maximum}; what fails within {patience} costs no attempt"
 
 
 def _fault(error: str | None) -> Fault:

@@ -21,7 +21,10 @@ _WHOLE = click.option("--unredacted", is_flag=True, help="Also what the mapping'
 
 @click.group(short_help="Look at the failures that the journal keeps.")
 def failures() -> None:
-    """Look at the failures that the journal keeps: batches that were given up, each with its records and the function's last error."""
+    """Look at the failures that the journal keeps: batches that were given up, each with its records and the function's last error.
+
+    To look is to open the store, and that brings one of an older poller to this one's form: the older one refuses it from then on.
+    """
 
 
 @failures.command("list")
@@ -111,17 +114,22 @@ def export(chosen: Chosen, states: tuple[RowState, ...], output: Path | None, un
 
 @failures.command()
 @selection_options
+@click.option("--parked", is_flag=True, help="Also what is parked; of IDS always.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @config_option
 @json_option
-def drop(chosen: Chosen, yes: bool, config_path: Path, as_json: bool) -> None:
-    """Give failures up for good: no replay takes them any more. IDS may be the first letters of an id."""
+def drop(chosen: Chosen, parked: bool, yes: bool, config_path: Path, as_json: bool) -> None:
+    """Give failures up for good: no replay takes them any more. IDS may be the first letters of an id.
+
+    Of what is parked behind a failure that is dropped, the first of each key is kept then, and the next replay runs it.
+    """
     from poller.cli.reading import dropped, named_ids
 
     if not chosen:
         raise click.UsageError("say which: ids, --mapping, --after, --before, --group, --key or --pattern")
     config = load_config(config_path)
-    ids, records = asyncio.run(named_ids(config, chosen, chosen.selection(config)))
+    states: tuple[RowState, ...] = ("kept", "parked") if parked or chosen.ids else ("kept",)
+    ids, records = asyncio.run(named_ids(config, chosen, replace(chosen.selection(config), states=states)))
     if ids and not yes:
         click.confirm(f"Drop {amount(len(ids), 'failure')} with {amount(records, 'record')}?", abort=True, err=True)
     done = asyncio.run(dropped(config, ids)) if ids else []

@@ -13,7 +13,7 @@ import orjson
 from poller.cli.text import amount, clean, iso, moment, shortened, table
 from poller.config import Config
 from poller.errors import StoreError
-from poller.failures.journal import Entry, ErrorGroup, Row, Selection
+from poller.failures.journal import OPEN, Entry, ErrorGroup, Row, Selection
 from poller.protocols import Store
 from poller.registry import Registry
 from poller.stores.memory import MemoryStore
@@ -72,6 +72,7 @@ def document(row: Row, *, payload: bool = False) -> dict[str, Any]:
         "records": len(entry.records),
         "group": entry.group,
         "taken_from": entry.taken_from,
+        "holds": entry.holds,
         "error": None if fault is None else {"kind": fault.kind, "type": fault.type, "message": fault.message, "trace": [*fault.trace]},
     }
     if payload:
@@ -147,6 +148,9 @@ def page(row: Row, *, payload: bool = False) -> str:
     lines.append(f"reason    {entry.reason}, after {amount(entry.attempts, 'attempt')} of exactly this batch by function {entry.function}")
     lines.append(f"records   {len(entry.records):,}, from {entry.first} to {entry.last}")
     lines.append(f"state     {row.state}{_story(row)}")
+    keys = {record.key for record in entry.records if entry.holds and record.key is not None}
+    if keys and row.state in OPEN:
+        lines.append(f"holds     {amount(len(keys), 'key')}: later records of the same are parked behind it")
     if entry.taken_from:
         lines.append(f"taken     from {entry.taken_from}")
     if entry.group:
@@ -164,6 +168,8 @@ def _story(row: Row) -> str:
         parts.append(f"failed again in {amount(row.failures, 'replay')}")
     if row.changed and row.changed != row.entry.time:
         parts.append(f"since {moment(row.changed)}")
+    if row.state == "parked":
+        parts.append("until what has failed of its key before it is replayed, or dropped")
     if row.entry.kept == "queue-dlq":
         parts.append("a copy: the message itself is in the queue's dead-letter queue")
     return f" ({'; '.join(parts)})" if parts else ""

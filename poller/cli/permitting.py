@@ -1,16 +1,19 @@
-"""What one mapping of a configuration must be allowed, asked of its parts: source, destinations, ledger. Nothing is connected to."""
+"""What one mapping of a configuration must be allowed, asked of its parts: source, destinations, ledger, and where its letters are taken
+from. Nothing is connected to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from poller.config import Config
+from poller.cli.redriving import readable, resolved
+from poller.config import Config, DestinationConfig
 from poller.config.tree import MappingConfig
 from poller.errors import ConfigError
 from poller.permissions import (
     DestinationPermissions,
     LedgerPermissions,
+    LetterPermissions,
     Needed,
     Principal,
     Somewhere,
@@ -34,11 +37,14 @@ class Permitted(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def permitted(config: Config, registry: Registry, name: str, place: Somewhere) -> Permitted:
-    """Raises ConfigError: there is no such mapping."""
+def permitted(config: Config, registry: Registry, name: str, place: Somewhere, origin: str | None = None) -> Permitted:
+    """`origin`: with what `poller replay --from` it needs. Raises ConfigError: there is no such mapping, or nothing to be read there."""
     if name not in config.mappings:
         raise ConfigError(unknown("mapping", name, config.mappings))
-    needed = [*_needed(config, registry, config.mappings[name], place)]
+    mapping = config.mappings[name]
+    needed = [*_needed(config, registry, mapping, place)]
+    if origin is not None:
+        needed += _read(registry, mapping, resolved(config, mapping, origin, registry), place)
     found = policies(needed)
     return Permitted(found, (*remarks(needed), *([KEYS] if found else [])))
 
@@ -63,6 +69,17 @@ def _needed(config: Config, registry: Registry, mapping: MappingConfig, place: S
         yield store.permissions(url, mapping.settings.id, place)
     else:
         yield _none(f"the store ({scheme(url)})")
+
+
+def _read(registry: Registry, mapping: MappingConfig, address: DestinationConfig, place: Somewhere) -> Iterator[Needed]:
+    """The letters, and the destinations of the mapping that have the events which found no room in a letter: they take any size."""
+    readable(registry, address)
+    for each in (address, *(each for each in mapping.destinations if each.traits.maximum_bytes is None and each != address)):
+        kind = registry.destination(each.kind)
+        if isinstance(kind, LetterPermissions):
+            yield kind.reading(each.to, each.options, mapping.options, mapping.settings.id, place)
+        elif each == address:
+            yield _none(f"what lies at {each.shown}")
 
 
 def _none(what: str) -> Needed:

@@ -74,6 +74,14 @@ def resolved(config: Config, mapping: MappingConfig, origin: str, registry: Regi
         raise ConfigError([f"--from {masked(to)}: {problem}" for problem in error.problems]) from None
 
 
+def readable(registry: Registry, address: DestinationConfig) -> Readable:
+    """Its kind. Raises ConfigError where nothing can be read from such an address."""
+    part = registry.destination(address.kind)
+    if not isinstance(part, Readable):
+        raise ConfigError(f"--from {address.shown}: nothing can be read from there; it can from an address of {_readable(registry)}")
+    return part
+
+
 def _mapping(config: Config, chosen: Chosen) -> MappingConfig:
     if chosen.ids:
         raise click.UsageError("--from replays what it finds at the address: leave out the ids")
@@ -97,9 +105,7 @@ def _table(text: str) -> dict[str, Any]:
 async def _both(
     registry: Registry, mapping: MappingConfig, address: DestinationConfig, context: RedriveContext
 ) -> AsyncIterator[tuple[DeadLetters, Regainer]]:
-    part, connector = registry.destination(address.kind), registry.connector(mapping.type)
-    if not isinstance(part, Readable):
-        raise ConfigError(f"--from {address.shown}: nothing can be read from there; it can from an address of {_readable(registry)}")
+    part, connector = readable(registry, address), registry.connector(mapping.type)
     if not isinstance(connector, Regaining):
         raise ConfigError(f"mapping {mapping.settings.name}: records of a {mapping.type} source cannot be made again from letters")
     regainer = connector.regainer(mapping.options, context)

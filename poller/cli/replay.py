@@ -84,7 +84,7 @@ def start(
         from poller.cli.editing import edited
 
         plan = replace(plan, edits=asyncio.run(edited(config, plan)))
-    _run(lambda told: replayed(config, name, plan, told), as_json, lost)
+    _run(lambda told: replayed(config, name, chosen.ids, plan, told), as_json, lost)
 
 
 @replay.command()
@@ -128,7 +128,7 @@ def abort(run: str, config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def list_(limit: int, config_path: Path, as_json: bool) -> None:
-    """List replays, the newest first."""
+    """List replays, the newest first. A store that an older poller has made is brought to this one's form, as by `poller failures`."""
     from poller.cli.runs import document, known, overview
 
     runs = asyncio.run(known(load_config(config_path), limit))
@@ -145,7 +145,10 @@ def list_(limit: int, config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def show(run: str, trail: bool, config_path: Path, as_json: bool) -> None:
-    """Show a replay: what it was to do, and what it has done."""
+    """Show a replay: what it was to do, and what it has done.
+
+    A store that an older poller has made is brought to this one's form, as by `poller failures`.
+    """
     from poller.cli.runs import document, page, step_document, steps_page, trail_of
 
     found, steps = asyncio.run(trail_of(load_config(config_path), run, trail))

@@ -85,11 +85,25 @@ def planned_of(config: Config, chosen: Chosen, copies: bool, concurrency: int | 
     return plan
 
 
+async def there(store: Store, ids: Sequence[str]) -> None:
+    """Raises StoreError for what begins no failure's id, before a run is made of it, and ConfigError for what may be several."""
+    missing = [each for each in ids if not await store.journal.count(Selection(ids=(each,), states=()))]
+    if not missing:
+        return
+    for run in await store.runs.select(missing):
+        raise StoreError(
+            f"{run.name} is a replay, and no failure: `poller replay resume {run.name}` goes on with it, "
+            f"`poller replay show {run.name}` tells what it has done"
+        )
+    raise StoreError(f"no such failure in the journal: {', '.join(missing)}; `poller failures list` names them")
+
+
 async def previewed(config: Config, plan: Plan) -> tuple[Preview, Sequence[Row]]:
     """What a replay would run, and the first rows of it. Raises ConfigError for a row of those that cannot be edited as is asked for."""
     over = {each.settings.id: filterable(each) for each in config.mappings.values()}
     at_once = plan.concurrency or (1 if is_running(socket_path(config)) else os.cpu_count() or 1)
     async with opened(config) as store:
+        await there(store, plan.selection.ids)
         matches = Chosen(pattern=plan.pattern or None).matches(config)
         shown = await preview(store.journal, plan.selection, time.time(), matches, order(at_once, plan.to))
         sample = await store.journal.select(Selection(ids=shown.ids, states=())) if shown.ids else ()
@@ -99,12 +113,15 @@ async def previewed(config: Config, plan: Plan) -> tuple[Preview, Sequence[Row]]
     return shown, sample
 
 
-async def replayed(config: Config, name: str | None, plan: Plan, told: Told) -> Ended:
-    """A replay from its beginning; `told` hears of each tally. SIGTERM stops it in order, as Ctrl-C does."""
+async def replayed(config: Config, name: str | None, ids: Sequence[str], plan: Plan, told: Told) -> Ended:
+    """A replay from its beginning; `told` hears of each tally. SIGTERM stops it in order, as Ctrl-C does.
+
+    `ids`: those of the plan that a person has written; they are looked for before anything is begun."""
     if name is not None and not _NAME.fullmatch(name):
         raise click.UsageError(f"--name {name!r}: allowed are up to 64 letters, digits, dots, hyphens and underscores")
     run = planned(name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}", who(), plan, time.time())
     async with opened(config) as store:
+        await there(store, ids)
         if not await store.runs.put(run):
             raise StoreError(f"there is a replay {run.name!r} already; `poller replay resume {run.name}` goes on with it")
         return await _ended(config, store, run.name, False, None, told)
@@ -196,6 +213,8 @@ def preview_page(shown: Preview, sample: Sequence[Row]) -> str:
             lines += ["", table((title, "FAILURES", "RECORDS"), rows)]
     if shown.ids:
         lines += ["", "the first:", overview([*sample]), "", shown.order]
+    if shown.parked.rows:
+        lines.append(f"after these, in their order: {_count(shown.parked)} that are parked behind them")
     if shown.copies.rows and not shown.with_copies:
         lines.append(f"left out: {_count(shown.copies)} that are copies of messages in a dead-letter queue (--copies runs them too)")
     if shown.claimed.rows:

@@ -55,13 +55,15 @@ async def paused(config: Config, name: str) -> Pause:
         return await Pauses(store, _owner(), time.time).put(mapping.settings.id, Pause(time.time(), who))
 
 
-async def resumed(config: Config, name: str) -> Pause | None:
-    """The pause that was there."""
+async def resumed(config: Config, name: str, forget: bool = False) -> Pause | None:
+    """The pause that was there. `forget`: and what the mapping's idempotency window remembers, before it goes on."""
     mapping = mapping_of(config, name)
     if is_running(socket_path(config)):
-        answer = await first(ask(socket_path(config), "resume", mapping=name))
+        answer = await first(ask(socket_path(config), "resume", mapping=name, **({"forget": True} if forget else {})))
         return msgspec.convert(answer, Pause) if answer else None
     async with _store(config) as store:
+        if forget:
+            await store.acknowledged.forget(mapping.settings.id, time.time())
         return await Pauses(store, _owner(), time.time).end(mapping.settings.id)
 
 
@@ -124,6 +126,8 @@ def page(shown: Preview, done: bool) -> str:
     lines.append(f"{'rewound' if done else 'would rewind'} {amount(len(shown.lanes), 'lane')}: {what}")
     if attempts := sum(each.attempts for each in shown.lanes):
         lines.append(f"the attempts of {amount(attempts, 'batch', 'batches')} under retry {'are' if done else 'would be'} forgotten")
+    if shown.forgets:
+        lines.append(f"what its idempotency window remembers {'is' if done else 'would be'} forgotten, of every lane")
     if shown.held:
         lines.append(f"every worker leaves its lanes for it, running functions may finish first; now held by {_holders(shown.held)}")
     if shown.paused:

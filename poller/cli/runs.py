@@ -61,6 +61,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "who": step.who,
         "failures": [*step.failures],
         "edited": step.edited,
+        "released": [*step.released],
     }
 
 
@@ -97,6 +98,7 @@ def _counts(run: Run) -> tuple[int, int]:
 
 def _outcome(step: Step) -> str:
     text = step.outcome.replace("_", " ")
+    text += f", {len(step.released):,} released" if step.released else ""
     return f"{text}, edited" if step.edited else text
 
 

@@ -80,11 +80,15 @@ def _sections(status: DaemonStatus, now: float, all_lanes: bool) -> Iterator[str
             yield line
             if each.last_error:
                 yield clean(f"    {shortened(each.last_error, 160)}")
+            if each.damaged:
+                yield f"    {each.damaged:,} of them cannot be read, and are set aside: see the log, or: poller outbox drop --damaged"
             if not each.configured:
-                yield "    the configuration names it no more: what waits is kept until it does"
+                yield "    the configuration names it no more: what waits is kept until it does, or until: poller outbox drop"
     journal = status.journal
     yield ""
-    yield f"journal: {journal.kept:,} kept, {journal.claimed:,} in replay, {journal.replayed:,} replayed, {journal.dropped:,} dropped"
+    parked = f"{journal.parked:,} parked, " if journal.parked else ""
+    done = f"{journal.replayed:,} replayed, {journal.dropped:,} dropped"
+    yield f"journal: {journal.kept:,} kept, {journal.claimed:,} in replay, {parked}{done}"
 
 
 def _worker(worker: WorkerStatus, now: float) -> tuple[object, ...]:
@@ -121,8 +125,12 @@ def _remarks(mapping: MappingStatus) -> Iterator[str]:
             f"its circuit breaker is open since {moment(circuit.since)}: the function fails, whatever it is given: "
             f"{shortened(circuit.error, 80)}; {amount(circuit.probes, 'probe')} failed, {probe}; to close it: poller reset {mapping.name}"
         )
+    elif opened := mapping.counters.opened:
+        yield f"its circuit breaker has opened {amount(opened, 'time')} since it started, and is closed"
     if mapping.last_error:
         yield shortened(mapping.last_error, 160)
+    if parked := mapping.counters.parked:
+        yield f"{parked:,} parked behind failures that hold their keys; what still is: poller failures list --mapping {mapping.name}"
     if tally.expired:
         yield f"{tally.expired:,} removed by the source's retention before they were read"
     if tally.rebalances:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from poller import units
 from poller.config.problems import shown
-from poller.config.rules import Breach, Case
+from poller.config.rules import Breach, Case, unordered
 from poller.config.schema import ErrorTable
+from poller.error_rules import GIVING_UP
 
 _RETRY = frozenset(("maximum_retry_attempts", "maximum_receive_count", "retry_backoff"))
 _STREAMS = frozenset(("maximum_retry_attempts", "bisect_batch_on_function_error"))
 _ALLOWED: dict[str, frozenset[str]] = {
     "retry": _RETRY | _STREAMS,
     "discard": frozenset(("bisect_batch_on_function_error",)),
+    "park": frozenset(("bisect_batch_on_function_error",)),
     "pause": frozenset(),
 }
 
@@ -22,7 +24,7 @@ def error_breaches(case: Case) -> Iterator[tuple[int, Breach]]:
     """Everything that they break."""
     seen: set[str] = set()
     for number, table in enumerate(case.table.errors):
-        for breach in (*_of_action(table), *_of_kind(table, case), *_of_values(table, case)):
+        for breach in (*_of_action(table, case), *_of_kind(table, case), *_of_values(table, case)):
             yield number, breach
         if before := seen & {table.match, "*"}:
             found = f"{shown(table.match)} behind {shown(min(before))}, which takes all that it would match"
@@ -35,7 +37,7 @@ def undivided(case: Case) -> Iterator[tuple[int, str]]:
     if case.size == 1:
         return
     for number, table in enumerate(case.table.errors):
-        if table.action != "discard":
+        if table.action not in GIVING_UP:
             continue
         if case.traits.kind == "queue":
             yield number, "set batch_size = 1, or let the exception say which one it is (record_index)"
@@ -54,7 +56,9 @@ def _given(table: ErrorTable) -> set[str]:
     return {key for key in _RETRY | _STREAMS if getattr(table, key) is not None}
 
 
-def _of_action(table: ErrorTable) -> Iterator[Breach]:
+def _of_action(table: ErrorTable, case: Case) -> Iterator[Breach]:
+    if table.action == "park" and (why := unordered(case)):
+        yield Breach("action", f'"park" {why[0]}', why[1])
     allowed = _ALLOWED[table.action]
     for key in sorted(_given(table) - allowed):
         yield Breach(key, f'a key for action = "retry", and this is "{table.action}"', ", ".join(sorted(allowed)) or "no such key")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +97,8 @@ class Functions:
         interpreter = given / "bin" / "python" if given.is_dir() else given
         if interpreter.is_file() and os.access(interpreter, os.X_OK):
             return str(interpreter)
+        import shutil  # for the suggestion alone: it brings every kind of compression
+
         meant = shutil.which(table.python, path=self.search) if os.sep not in table.python else None
         what = "is no program" if interpreter.exists() else "does not exist"
         self.problems.add(

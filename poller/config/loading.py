@@ -55,7 +55,9 @@ def load(path: Path, registry: Registry, environ: Mapping[str, str]) -> Config:
         problems.add(("poller", "journal_retention"), shown(daemon.journal_retention), 'more than nothing, such as "30d"')
     grace = units.duration(daemon.shutdown_grace)
     _warn(problems, functions, grace)
-    stores.warn(places, [name for name, each in mappings.items() if registry.connector(each.type).traits(each.options).local])
+    local = [name for name, each in mappings.items() if registry.connector(each.type).traits(each.options).local]
+    remembering = [name for name, each in mappings.items() if each.settings.idempotency is not None]
+    stores.warn(places, local, remembering, [name for name, each in mappings.items() if each.settings.parks])
     count = workers.count(problems, daemon.workers, {"store": places.store, "leases": places.leases, "journal": places.journal})
     workers.warn(problems, count, functions, mappings)
     problems.check()

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from poller import units
 from poller.config.destinations import Destinations
-from poller.config.errors import error_breaches, undivided
 from poller.config.lines import TomlPath
 from poller.config.problems import Problems, shown
 from poller.config.rules import UNREAD, Case, breaches
 from poller.config.schema import BackoffTable, BreakerTable, Defaults, ErrorTable, MappingTable
 from poller.config.secrets import Secrets
 from poller.config.tables import Tables
-from poller.config.tree import MappingConfig, digest
+from poller.config.tree import MappingConfig
 from poller.errors import ConfigError, PluginError
+from poller.quotas import MAXIMUM_STATE_BYTES
 from poller.registry import CONNECTORS, Registry
 from poller.settings import (
     Backoff,
@@ -27,12 +27,12 @@ from poller.settings import (
     Filterable,
     FilterSettings,
     FunctionSettings,
+    IdempotencySettings,
     MappingSettings,
     RedactionSettings,
     Surroundings,
     Traits,
 )
-from poller.windows import MAXIMUM_STATE_BYTES
 
 SAFE_RETRIES = 10
 
@@ -67,8 +67,7 @@ class Mappings:
         case = Case(table, raw, kind, traits, safe=(table.defaults or self.defaults) == "safe")
         for breach in breaches(case):
             self.problems.add((*path, breach.key), breach.found, breach.allowed, breach.meant)
-        for number, breach in error_breaches(case):
-            self.problems.add((*path, "errors", number, breach.key), breach.found, breach.allowed)
+        self._errors(case, (*path, "errors"))
         filters = self._filters(table, (*path, "filters"), traits.filterable, kind)
         if source is None:
             return None
@@ -85,9 +84,8 @@ class Mappings:
             aws_exact=not case.safe if table.aws_exact is None else table.aws_exact,
             redaction=self._redaction(table.redact, (*path, "redact"), traits.filterable),
         )
-        made = digest(settings, source.type, source.options, table.enabled)
         queue, destinations = source.traits.kind == "queue", reader.found
-        return MappingConfig(settings, source.type, source.options, table.enabled, made, queue, destinations), source.traits
+        return MappingConfig(settings, source.type, source.options, table.enabled, queue, destinations), source.traits
 
     def _source(self, raw: Mapping[str, Any], path: TomlPath) -> SourceConfig | None:
         kind = raw.get("type")
@@ -115,6 +113,18 @@ class Mappings:
                     self.problems.say(_place(problem, resolved, path), self.secrets.redact(problem))
             return None
 
+    def _errors(self, case: Case, path: TomlPath) -> None:
+        if not case.table.errors:
+            return
+        from poller.config.errors import error_breaches, undivided  # nor are error rules, which need the engine's own
+
+        for number, breach in error_breaches(case):
+            self.problems.add((*path, number, breach.key), breach.found, breach.allowed)
+        for number, instead in undivided(case):
+            found = shown(case.table.errors[number].match)
+            sentence = f"an error that matches {found} gives up every record of its batch, the good ones too; {instead}"
+            self.problems.warn((*path, number), sentence)
+
     def _filters(self, table: MappingTable, place: TomlPath, over: Filterable | None, source: str) -> FilterSettings | None:
         if not table.filters:
             return None
@@ -137,10 +147,11 @@ class Mappings:
 
     def _warn(self, case: Case, path: TomlPath) -> None:
         table = case.table
-        for number, instead in undivided(case):
-            found = shown(table.errors[number].match)
-            sentence = f"an error that matches {found} gives up every record of its batch, the good ones too; {instead}"
-            self.problems.warn((*path, "errors", number), sentence)
+        if table.on_failure_order and case.traits.fifo and table.maximum_receive_count is None:
+            self.problems.warn(
+                (*path, "on_failure_order"),
+                "what the queue itself moves to its dead-letter queue holds no key: set maximum_receive_count, to at most the queue's own",
+            )
         if case.traits.kind == "stream" and _retries(case) is None and table.maximum_record_age in {None, -1}:
             why = "" if table.maximum_retry_attempts == -1 else ', as defaults = "aws" has it'
             self.problems.warn(
@@ -195,6 +206,9 @@ def _settings(name: str, case: Case, function: FunctionSettings | None, filters:
         filters=filters,
         tumbling_window=round(case.tumbling),
         breaker=_breaker(table.circuit_breaker, case.safe),
+        idempotency=_idempotency(table),
+        on_failure_order=table.on_failure_order or "",
+        maximum_parked_keys=table.maximum_parked_keys,
     )
 
 
@@ -212,6 +226,14 @@ def _rule(table: ErrorTable) -> ErrorRule:
     backoff = None if table.retry_backoff is None else _backoff(table.retry_backoff)
     attempts, receives, bisect = table.maximum_retry_attempts, table.maximum_receive_count, table.bisect_batch_on_function_error
     return ErrorRule(table.match, table.action, attempts, receives, backoff, bisect)
+
+
+def _idempotency(table: MappingTable) -> IdempotencySettings | None:
+    if table.idempotency_window is None:
+        return None
+    window = units.duration(table.idempotency_window)
+    limit = table.idempotency_maximum_records
+    return IdempotencySettings(window) if limit is None else IdempotencySettings(window, limit)
 
 
 def _breaker(table: bool | BreakerTable | None, safe: bool) -> BreakerSettings | None:

@@ -78,7 +78,10 @@ _KINDS: dict[str, tuple[Literal["queue", "stream"], str]] = {
 
 def breaches(case: Case) -> Iterator[Breach]:
     """Everything that the case breaks."""
-    rules: tuple[Rule, ...] = (kind_rule, size_rule, window_rule, tumbling_rule, age_rule, backoff_rule, breaker_rule)
+    rules: tuple[Rule, ...] = (
+        *(kind_rule, size_rule, window_rule, tumbling_rule, age_rule),
+        *(backoff_rule, breaker_rule, idempotency_rule, parking_rule),
+    )
     for rule in rules if case.safe else (*rules, aws_batching_rule, aws_age_rule, aws_range_rule, aws_destination_rule):
         yield from rule(case)
 
@@ -134,6 +137,28 @@ def backoff_rule(case: Case) -> Iterator[Breach]:
         yield Breach("retry_backoff", f"initial {shown(backoff.initial)} above maximum {shown(backoff.maximum)}", "initial up to maximum")
 
 
+def unordered(case: Case) -> tuple[str, str] | None:
+    """Why nothing can be parked, and what to do instead: the halves of a problem's sentence. None: it can be."""
+    if case.type and case.traits.kind == "queue" and not case.traits.fifo:
+        return (
+            f'on a queue that keeps no order (source type "{case.type}")',
+            "streams and FIFO queues; on a standard queue nothing waits for what failed",
+        )
+    if case.tumbling:
+        return "with a tumbling_window", "one of the two: a window's state needs all of its records"
+    return None
+
+
+def parking_rule(case: Case) -> Iterator[Breach]:
+    table = case.table
+    if table.on_failure_order and (why := unordered(case)):
+        yield Breach("on_failure_order", f'"{table.on_failure_order}" {why[0]}', why[1])
+    if "maximum_parked_keys" in case.raw and not table.on_failure_order and all(rule.action != "park" for rule in table.errors):
+        yield Breach(
+            "maximum_parked_keys", "a limit where nothing is parked", 'on_failure_order = "park", or an error rule with action = "park"'
+        )
+
+
 def breaker_rule(case: Case) -> Iterator[Breach]:
     table = case.table.circuit_breaker
     if not isinstance(table, BreakerTable):
@@ -143,6 +168,19 @@ def breaker_rule(case: Case) -> Iterator[Breach]:
         yield Breach("circuit_breaker", f"initial {shown(table.initial)}", 'initial of "100ms" and more')
     if initial > maximum:
         yield Breach("circuit_breaker", f"initial {shown(table.initial)} above maximum {shown(table.maximum)}", "initial up to maximum")
+
+
+def idempotency_rule(case: Case) -> Iterator[Breach]:
+    written = case.table.idempotency_window
+    if written is None:
+        if case.table.idempotency_maximum_records is not None:
+            found = f"{case.table.idempotency_maximum_records} without an idempotency_window"
+            yield Breach("idempotency_maximum_records", found, "an idempotency_window beside it, or no limit")
+    elif not units.duration(written):
+        yield Breach("idempotency_window", shown(written), "more than nothing; leave it out for none")
+    elif case.tumbling:
+        found = f"{shown(written)} with a tumbling_window"
+        yield Breach("idempotency_window", found, "none with a tumbling_window: the state of a window lacks what is not invoked")
 
 
 # --- AWS's own limits (aws-esm: Validation errors, Parameters) ---------------------------------------------------------------------

@@ -178,10 +178,11 @@ class ErrorTable(Struct, frozen=True, kw_only=True):
         ),
     ]
     action: Annotated[
-        Literal["discard", "retry", "pause"],
+        Literal["discard", "park", "retry", "pause"],
         Meta(
             description="`discard`: given up at once, to the journal and `on_failure`; where failed batches are split, the record is found "
-            "first. `retry`: tried again, as the keys below say. `pause`: the mapping is paused, until `poller resume`."
+            "first. `park`: the same, and later records of its key are parked behind it (`on_failure_order`). `retry`: tried again, as the "
+            "keys below say. `pause`: the mapping is paused, until `poller resume`."
         ),
     ]
     maximum_retry_attempts: Annotated[
@@ -197,7 +198,7 @@ class ErrorTable(Struct, frozen=True, kw_only=True):
     ] = None
     bisect_batch_on_function_error: Annotated[
         bool | Literal["key"] | None,
-        Meta(description="Streams, with `retry` and `discard`: as the mapping's, for these errors.", extra={"default": "the mapping's"}),
+        Meta(description="Streams, not with `pause`: as the mapping's, for these errors.", extra={"default": "the mapping's"}),
     ] = None
     retry_backoff: Annotated[
         BackoffTable | None,
@@ -240,7 +241,8 @@ class MappingTable(Struct, frozen=True, kw_only=True):
         list[str],
         Meta(
             description="Paths to what is hidden of a record where it is shown, exported, or sent to a destination, such as "
-            "`body.card.number`: keys of the record's element in the event, data decoded; `*` is any key. Replays run the whole record.",
+            "`body.card.number`: keys of the record's element in the event, data decoded; `*` is any key. Paths that begin with "
+            "`responsePayload` hide what the function returned. Replays run the whole record.",
             extra={"default": "`[]`: nothing"},
         ),
     ] = []
@@ -320,6 +322,40 @@ class MappingTable(Struct, frozen=True, kw_only=True):
             extra={"default": "`[]`: nowhere"},
         ),
     ] = []
+    on_failure_order: Annotated[
+        Literal["park"] | None,
+        Meta(
+            description="Streams and FIFO queues: `park` keeps the order of a key when a record of it was given up. Later records of that "
+            "key (partition key, item key, message group) are not run: they go to the journal behind it, in order, as rows in state "
+            "`parked`, and each is released when the one before it was replayed or dropped (`poller replay`). Other keys, and records "
+            "without a key, go on. What an error rule discards, and what a queue itself moves to its dead-letter queue, holds nothing: "
+            "on a FIFO queue set `maximum_receive_count` to at most the queue's own. What is parked goes to no destination.",
+            extra={"default": "none: records behind a failure run"},
+        ),
+    ] = None
+    maximum_parked_keys: Annotated[
+        Positive,
+        Meta(
+            description="The most keys that failures may hold. With more, the lane waits before it gives up what fails: `poller status` "
+            "says so, and it goes on when failures were replayed or dropped."
+        ),
+    ] = 10_000
+    idempotency_window: Annotated[
+        str | None,
+        Meta(
+            description="For so long a record that was acknowledged is not handed to the function again: not after a crash, and not when a "
+            "queue delivers it once more. It costs a look-up and a durable write a batch, in the store.",
+            extra={"unit": "duration", "default": "none"},
+        ),
+    ] = None
+    idempotency_maximum_records: Annotated[
+        Positive | None,
+        Meta(
+            description="How many records the window remembers at most, about: they are counted once a minute, and those that would be "
+            "forgotten first go.",
+            extra={"default": "1,000,000"},
+        ),
+    ] = None
     aws_exact: Annotated[
         bool | None,
         Meta(

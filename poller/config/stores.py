@@ -36,8 +36,9 @@ class Stores:
         state = Path(store.removeprefix("sqlite://")).parent if store.startswith("sqlite://") else default.parent
         return Places(store, leases, journal), state
 
-    def warn(self, places: Places, local: Iterable[str]) -> None:
-        """About what is forgotten, and what is not where one may look for it. `local`: mappings whose source is on this host only."""
+    def warn(self, places: Places, local: Iterable[str], remembering: Iterable[str] = (), parking: Iterable[str] = ()) -> None:
+        """About what is forgotten, and what is not where one may look for it. `local`: mappings whose source is on this host only;
+        `remembering`: those with an idempotency window; `parking`: those whose failures hold their keys."""
         for key, url in (("store", places.store), ("leases", places.leases), ("journal", places.journal)):
             if url == "memory:":
                 self.problems.warn(("poller", key), "memory: keeps checkpoints and failures only as long as the process runs")
@@ -50,6 +51,18 @@ class Stores:
                 "the lanes are shared with other hosts, and the journal is not: each host lists and replays the failures of its own; "
                 "name a shared journal to have them in one place",
             )
+            for name in remembering:
+                self.problems.warn(
+                    ("mappings", name, "idempotency_window"),
+                    "what was acknowledged is remembered beside the journal, so on each host for itself: a record that another host reads "
+                    "again is handed to the function again; name a shared journal",
+                )
+            for name in parking:
+                self.problems.warn(
+                    ("mappings", name),
+                    "what is parked is kept in the journal, so on each host for itself: another host that gets the lane runs the later "
+                    "records of a key that is held here; name a shared journal",
+                )
         for name in local:
             self.problems.warn(
                 ("mappings", name, "source"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,8 +52,6 @@ class DestinationConfig:
 class MappingConfig:
     """One mapping: its settings, the type and options of its source (the connector's own Struct), and whether it runs.
 
-    `digest` changes when the mapping must restart: it covers settings, source, secrets and `enabled`, and not the function, which is
-    compared for itself (`FunctionSettings` are equal or not). It is kept out of the repr because it is made from secrets too.
     `queue`: the source is one, so that the mapping's width is one limit for all workers; else each lane has it for itself.
     `destinations`: each that `settings` names, once; their options are not in the digest, for a change of them restarts no lane.
     """
@@ -63,9 +60,18 @@ class MappingConfig:
     type: str
     options: Any
     enabled: bool = True
-    digest: str = field(default="", repr=False)
     queue: bool = False
     destinations: tuple[DestinationConfig, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hash that is the same in every process as long as the mapping need not restart: it covers settings, source, secrets and
+        `enabled`, and not the function, which is compared for itself (`FunctionSettings` are equal or not)."""
+        import hashlib  # loads OpenSSL, which `check` does without
+
+        content = [asdict(self.settings), self.type, _plain_options(self.options), self.enabled]
+        text = json.dumps(content, sort_keys=True, default=repr, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,6 @@ def handler_kind(settings: FunctionSettings) -> str:
     """The name of the function's kind of handler in the registry."""
     named = dict(settings.options).get(KIND)
     return str(named) if named else "inline" if settings.inline else "python"
-
-
-def digest(settings: MappingSettings, kind: str, options: Any, enabled: bool) -> str:
-    """A hash that is the same in every process as long as the mapping need not restart."""
-    content = [asdict(settings), kind, _plain_options(options), enabled]
-    text = json.dumps(content, sort_keys=True, default=repr, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain_options(options: Any) -> Any:

@@ -7,6 +7,13 @@
 
 At least once: a delivery is settled after it has arrived, so what a crash left in between is sent again, by whoever holds the lease then.
 While a destination fails, its oldest delivery alone is tried; memory holds a page, however much waits.
+
+It reads a page of eight, sends a few lanes at once, each in its order. What a destination refuses for good (`permanent`) waits for itself,
+from 30 s to 15 min, and what has failed five times otherwise twice as long as the pause: then others are tried before it, so that one that
+a receiver cannot take holds up nothing. What cannot be read (`Damaged`: a torn row, or one that a later version put down) comes from
+`Outbox.due` beside the others, is set aside for an hour, and is counted apart (`Waiting.damaged`). Nothing more begins once a courier is
+stopped or its lease has run out, whatever its page still holds. A new delivery is due by any clock (`due` 0): hosts' clocks differ, and
+may be set back. Couriers stop last, after the lanes, so what a stop gives up may still leave; sends end within the shutdown grace.
 """
 
 from __future__ import annotations
@@ -14,16 +21,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeVar
 
 from poller.config import DestinationConfig, MappingConfig
 from poller.errors import NotConnected, StoreError
 from poller.failures.delivery import AT_ONCE, Opened, Opening, delay
-from poller.failures.journal import Delivery
+from poller.failures.journal import Damaged, Delivery
 from poller.failures.protocols import Outbox
-from poller.failures.redaction import redacted
+from poller.failures.redaction import redacted_delivery
 from poller.metrics import MappingCounters
 from poller.model import LaneKey
 from poller.settings import Backoff
@@ -40,6 +47,9 @@ LINGER_SECONDS = 5.0
 
 PATIENCE = 5
 """After so many attempts a delivery holds up no other."""
+
+UNREADABLE_SECONDS = 3600.0
+"""After so long it is looked whether a delivery that could not be read can be: a worker of a later version may have put it down."""
 
 STORE_RETRY = Backoff(initial=0.2, maximum=5.0)
 
@@ -145,8 +155,17 @@ class Courier:
                     return
                 continue
             self._arrived, self._error = False, None
-            await self._send(page)
-            await self._rest()
+            if readable := await self._set_aside(page):
+                await self._send(readable)
+                await self._rest()
+
+    async def _set_aside(self, page: Sequence[Delivery | Damaged]) -> list[Delivery]:
+        """What can be read. The rest is kept, and holds up nothing."""
+        for each in page:
+            if isinstance(each, Damaged):
+                log.error("a delivery is set aside, and the others go on: %s", each.error, extra=self._fields)
+                await self._failed(each, UNREADABLE_SECONDS, each.error, damaged=True)
+        return [each for each in page if isinstance(each, Delivery)]
 
     async def _send(self, page: Sequence[Delivery]) -> None:
         if self._opened is None:
@@ -156,7 +175,7 @@ class Courier:
                 await self._settle(page[0], error)
                 return
         hidden = self.route.mapping.settings.redaction
-        await self._opened.send_all([replace(each, entry=redacted(each.entry, hidden)) for each in page], self._settle, self._going)
+        await self._opened.send_all([redacted_delivery(each, hidden) for each in page], self._settle, self._going)
 
     def _going(self) -> bool:
         """Whether anything may begin. A send may have hung past the lease: then another sends what comes after it."""
@@ -164,13 +183,11 @@ class Courier:
 
     async def _settle(self, delivery: Delivery, error: NotConnected | None) -> None:
         office = self._office
-        counters = office.counters(self.route.mapping.settings.name)
         if error is None:
             self._arrived = True
-            counters.delivered += len(delivery.entry.records)
+            office.counters(self.route.mapping.settings.name).delivered += len(delivery.entry.records)
             await self._insist(lambda: office.outbox.settle(delivery.number, None))
             return
-        counters.delivery_failures += 1
         self._error = error if self._error is None or not error.permanent else self._error
         # All wait together, so that their order stays. But what is refused for good, or has failed often, waits for longer, and others are
         # tried before it: it alone may be what the destination cannot take.
@@ -182,8 +199,13 @@ class Courier:
             self._again = max(self._again, pause)
             if delivery.attempts >= PATIENCE:
                 wait = 2 * max(pause, delay(error, delivery.attempts + 1, dice))
+        await self._failed(delivery, wait, str(error))
+
+    async def _failed(self, delivery: Delivery | Damaged, wait: float, error: str, damaged: bool = False) -> None:
+        office = self._office
+        office.counters(self.route.mapping.settings.name).delivery_failures += 1
         due = office.opening.clock() + wait
-        await self._insist(lambda: office.outbox.settle(delivery.number, due, str(error)))
+        await self._insist(lambda: office.outbox.settle(delivery.number, due, error, damaged))
 
     async def _rest(self) -> None:
         """After a page: go on at once, or pause while the destination fails."""

@@ -40,6 +40,7 @@ def entry(
     run: str = "",
     request_id: str = "",
     destinations: Sequence[str] = (),
+    holds: bool = False,
 ) -> Entry:
     """The journal's entry: the event's envelope and each record's JSON, so that it replays without broker, source or mapping."""
     records = failure.records
@@ -70,6 +71,7 @@ def entry(
         request_id=request_id,
         destinations=tuple(destinations),
         group=fingerprint(failure.fault, failure.reason),
+        holds=holds,
     )
 
 

@@ -27,6 +27,7 @@ _OF_AWS = {
     "RetentionExpiring": "RecordAgeExceeded",
     "MaximumReceiveCountExceeded": "RetryAttemptsExhausted",
     "ErrorDiscarded": "RetryAttemptsExhausted",
+    "ErrorParked": "RetryAttemptsExhausted",
 }
 """The conditions that are ours, as AWS would put them."""
 

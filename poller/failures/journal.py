@@ -26,7 +26,8 @@ class Entry:
     record, as JSON. `first` and `last` are positions for a person. `time` is epoch seconds. `run` is the replay that failed again, or "".
     `request_id` is of the last invocation, "" if there was none; `group` is the fingerprint of the fault (fingerprint.py).
     `destinations`: where the store's outbox is to deliver this, from the same transaction on. `taken_from`: the address that a dead letter
-    was found at (redrive); "": our own failure.
+    was found at (redrive); "": our own failure. `holds`: the keys of its records are held while its row is open, and later records of these
+    keys are parked behind it (parking.py).
     """
 
     id: str
@@ -50,14 +51,19 @@ class Entry:
     group: str = ""
     destinations: tuple[str, ...] = ()
     taken_from: str = ""
+    holds: bool = False
 
 
-RowState: TypeAlias = Literal["kept", "claimed", "replayed", "dropped"]
+RowState: TypeAlias = Literal["kept", "claimed", "parked", "replayed", "dropped"]
+
+OPEN: tuple[RowState, ...] = ("kept", "claimed", "parked")
+"""What is still to be done something about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the journal: the entry, and what became of it. `failures` counts the replays that failed again."""
+    """A row of the journal: the entry, and what became of it. `failures` counts the replays that failed again; `changed` is
+    when something happened to it last: it was put down, marked, or a record of it failed once more."""
 
     entry: Entry
     state: RowState
@@ -105,8 +111,21 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """A delivery that cannot be read, by its `number` in the outbox and its `id`. `error` says why; the rest is as of a `Delivery`."""
+
+    number: int
+    id: str
+    destination: str
+    attempts: int
+    due: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """What an outbox holds for one destination of a mapping. `oldest`: epoch seconds of the oldest; `error`: of the last failed attempt."""
+    """What an outbox holds for one destination of a mapping. `oldest`: epoch seconds of the oldest; `attempts` and `error`: of the first
+    that has failed. `damaged`: so many of `count` could not be read, and are set aside."""
 
     mapping: str
     destination: str
@@ -114,6 +133,7 @@ class Waiting:
     oldest: float
     attempts: int = 0
     error: str = ""
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

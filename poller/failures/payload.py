@@ -20,6 +20,8 @@ from poller.filtering import readable
 from poller.model import Document
 from poller.settings import Filterable
 
+Made = Callable[[list[tuple[str, Any]]], Any]
+
 RAW = "base64"
 """The key that data stand under, as base64, for a person to edit, if they are no text."""
 
@@ -44,19 +46,20 @@ def change(text: str) -> Change:
         return Change(keys, value)
 
 
-def element(record: bytes, over: Filterable | None) -> Any:
-    """The record's event JSON, with its data decoded where they stand: JSON as such, text as text, else `{"base64": ...}`.
+def element(record: bytes, over: Filterable | None, made: Made | None = None) -> Any:
+    """The record's event JSON, with its data decoded where they stand: JSON as such, text as text, else `{"base64": ...}`. `made` makes an
+    object of its members, in order.
 
     Raises ConfigError for a record that is no JSON."""
     try:
-        value = json.loads(record)
+        value = json.loads(record, object_pairs_hook=made)
     except ValueError as error:
         raise ConfigError(f"a record of the journal is no JSON ({error}): it can be replayed as it is, and not be edited") from error
     if over is None or over.encoding == "json":
         return value
     holder, key = _holder(value, over)
     if holder is not None:
-        holder[key] = _decoded(holder[key], over)
+        holder[key] = _decoded(holder[key], over, made)
     return value
 
 
@@ -133,13 +136,13 @@ def _bytes(text: Any, over: Filterable) -> bytes | None:
         return None
 
 
-def _decoded(text: Any, over: Filterable) -> Any:
+def _decoded(text: Any, over: Filterable, made: Made | None) -> Any:
     data = _bytes(text, over)
     if data is None:
         return text
     try:
         plain = text if over.encoding == "text" else data.decode()
-        value = json.loads(plain)
+        value = json.loads(plain, object_pairs_hook=made)
     except UnicodeDecodeError:
         return {RAW: text}
     except ValueError:

@@ -5,11 +5,11 @@ Times are epoch seconds. Cancelling is always allowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from poller.failures.journal import Delivery, Entry, ErrorGroup, Removed, Row, RowState, Selection, Waiting
+    from poller.failures.journal import Damaged, Delivery, Entry, ErrorGroup, Removed, Row, RowState, Selection, Waiting
     from poller.failures.runs import Finished, Run, Step
     from poller.model import Fault
 
@@ -19,9 +19,10 @@ class Journal(Protocol):
 
     async def append(self, entries: Sequence[Entry]) -> Sequence[str]:
         """Durable when it returns. Idempotent: records that an open row holds already are not added again (same mapping, source, lane and
-        record id; state kept or claimed, or kept alone if `entry.run` is set; a "queue-dlq" copy holds nothing against a failure), and a
-        row that is open stays as it is. What was replayed or dropped, and fails once more, is kept again. Returns, for each entry, the id
-        of the row that holds its first record."""
+        record id; not in a claimed one if `entry.run` is set; a "queue-dlq" copy holds nothing against a failure), and a row that is open
+        stays as it is, but that it `changed` then: upkeep counts its age from there. What was replayed or dropped, and fails once more, is
+        kept again. The rows that have the records of an entry that `holds` hold their keys from then on (`Parking`); one of reason Parked
+        is parked if a kept or claimed row holds its key, else kept. Returns, for each, the id of the row that holds its first record."""
 
     async def select(self, selection: Selection) -> Sequence[Row]:
         """Oldest first."""
@@ -35,9 +36,29 @@ class Journal(Protocol):
         """Change rows, where the change is allowed, durably, and return the ids it was done for.
 
         kept -> claimed (by `owner`, until then); claimed -> claimed by the same owner, or by another once `until` is past; claimed ->
-        kept or replayed by `owner`; kept -> dropped. claimed -> kept with a `fault` is a replay that failed again: the row shows the new
-        fault and counts it in `failures`.
+        kept or replayed by `owner`; kept or parked -> dropped. claimed -> kept with a `fault` is a replay that failed again: the row shows
+        the new fault and counts it in `failures`.
         """
+
+
+class Parking(Protocol):
+    """What is parked behind failures that hold their keys: a part of the journal's store. Each call is one transaction, and releasing a key
+    (below) and parking behind it serialise: no record is parked behind nothing.
+
+    A key of a mapping and source is *held* while an open row (kept, claimed or parked) of an entry that `holds` has a record of it,
+    wherever in the source it came from. When such a row stops being open, by `Journal.mark`, `Runs.finish` or `Upkeep.remove`, then for
+    each of its keys that no row holds which is kept or claimed, the first parked row becomes kept, in the same transaction. So a parked
+    row has an open row of its key before it (law 26), and rows of a key are released one at a time, in the order in which they were put
+    down (law 25); but a replay's rests stand where the row stood that they are of.
+    """
+
+    async def held(self, mapping: str, source: str, keys: Collection[str] | None = None) -> set[str]:
+        """The keys that are held now: of these, or (None) all."""
+
+    async def park(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """Entries of reason Parked, which hold, each with records of one key, in their order. Durable when it returns: where the key is
+        held, the entry is kept as by `Journal.append`, but parked; where it is not, nothing is. Returns, for each, the id of the row that
+        holds its first record, "" where nothing was kept."""
 
 
 class Upkeep(Protocol):
@@ -52,14 +73,27 @@ class Upkeep(Protocol):
 
     async def remove(self, states: Sequence[RowState], before: float, limit: int) -> Sequence[Removed]:
         """Rows in one of these states that failed, and were changed last, before then (epoch seconds): the oldest ones, at most so many
-        and fewer where they are large, are removed in one transaction. None: there are none. Claimed ones never are removed."""
+        and fewer where they are large, are removed in one transaction, and what is parked behind them is released. None: there are none.
+        Claimed ones never are removed."""
 
     async def compact(self, limit: int) -> int:
         """Give the file system back what removed rows have left, at most about so many bytes, and say how many; 0: there is nothing, or
         the store cannot."""
 
 
-class Runs(Protocol):
+class Trail(Protocol):
+    """What replays did, line by line."""
+
+    async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
+        """The lines of this run, or of these rows in it, in their order; those behind number `after`."""
+
+    async def forget(self, before: float, limit: int) -> int:
+        """Of a run that has ended (`runs.over`), and was changed last, before then (epoch seconds) some lines are removed, at most so many,
+        in one transaction; the run goes with its last ones. How many lines and runs are gone; 0: there is no such run. One that was started
+        again meanwhile stays, with the lines it has left."""
+
+
+class Runs(Trail, Protocol):
     """Replays by name (runs.py), and the trail of what they did: in the journal's store, for one transaction marks a row and says so."""
 
     async def put(self, run: Run) -> bool:
@@ -69,13 +103,10 @@ class Runs(Protocol):
     async def select(self, names: Sequence[str] = (), limit: int | None = None) -> Sequence[Run]:
         """Those of these names, or all; newest first, with their counts."""
 
-    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[Step]:
         """All in one transaction: of the rows that `owner` has claimed, mark each as its outcome says (failed_again: kept, with the fault;
-        else replayed), append its rests as `Journal.append` does, and add a line to the trail. Returns those rows; for others nothing is
-        done. Durable."""
-
-    async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
-        """The lines of this run, or of these rows in it, in their order; those behind number `after`."""
+        else replayed), append its rests as `Journal.append` does, release what is parked behind it (`Parking`), and add a line to the
+        trail. Returns these lines, their numbers apart; for other rows nothing is done. Durable."""
 
 
 class Outbox(Protocol):
@@ -87,11 +118,12 @@ class Outbox(Protocol):
         """Successes, whose entry no journal row holds; their `number` is not looked at. Durable when it returns; the same id and
         destination again changes nothing."""
 
-    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
-        """Those whose time has come, oldest first."""
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery | Damaged]:
+        """Those whose time has come, oldest first. One that cannot be read is told as Damaged, and keeps no other from being told."""
 
-    async def settle(self, number: int, due: float | None, error: str = "") -> None:
-        """None: it has arrived, and is removed; else it failed with `error`, counts one attempt more, and is due again then. Durable."""
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
+        """None: it has arrived, or is dropped, and is removed; else it failed with `error`, counts one attempt more, and is due again then.
+        `damaged`: it could not be read, which `waiting` counts. Durable."""
 
     async def waiting(self) -> Sequence[Waiting]:
         """A line for each mapping and destination that has anything waiting."""

@@ -93,7 +93,8 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A line of the trail: who has done what to a row, when (epoch seconds). `failures`: the rows that hold what failed again."""
+    """A line of the trail: who has done what to a row, when (epoch seconds). `failures`: the rows that hold what failed again. `released`:
+    those that were parked behind this one, and are kept now."""
 
     run: str
     row: str
@@ -104,6 +105,7 @@ class Step:
     edited: bool = False
     number: int = 0
     """Grows from line to line, in its store."""
+    released: tuple[str, ...] = ()
 
 
 def planned(name: str, who: str, plan: Plan, now: float) -> Run:
@@ -148,6 +150,12 @@ def _told(run: Run, state: RunState, now: float) -> Run:
     if run.state in ("aborted", "done") and run.state != state:
         raise StoreError(f"replay {run.name} is {run.state} already")
     return replace(run, state=state, changed=now)
+
+
+def over(run: Run, before: float) -> bool:
+    """Whether it has ended, and nothing has happened to it since then: no resume asks for its trail. Paused ones, and those that were
+    killed, wait for theirs however long."""
+    return run.state in ("done", "aborted") and max(run.changed, run.until) < before
 
 
 def shown_state(run: Run, now: float) -> str:

@@ -16,6 +16,9 @@ from poller.failures.journal import KeptRecord
 from poller.model import Fault
 from poller.settings import MappingSettings
 
+GROUPS = "in a FIFO queue more messages of the same groups may wait behind those that are left there: they come once these are gone"
+"""`DeadLetters.behind` of a FIFO queue: a group's messages come in order, and only when those before them are gone."""
+
 
 class RangeGone(SourceError):
     """Raised when the records that a letter points to are not in their source any more, or not all of them."""
@@ -75,8 +78,13 @@ class DeadLetters(Protocol):
     def stays(self) -> str:
         """Why nothing can be removed there, for a person ("objects are left in the bucket"); "" where it can."""
 
+    @property
+    def behind(self) -> str:
+        """Why there may be letters that nobody gets before those that were fetched are gone, for a person; "": there are none."""
+
     async def fetch(self, limit: int) -> Sequence[Letter]:
-        """At most so many that were not fetched before; none: there are no more. Nobody else gets them meanwhile, where that can be."""
+        """At most so many that were not fetched before; none: there are no more, but for those `behind`. Nobody else gets them
+        meanwhile, where that can be."""
 
     async def remove(self, letters: Sequence[Letter]) -> int:
         """They are in the journal: away with them, where that can be. Returns how many are gone; what is left is found again next time."""

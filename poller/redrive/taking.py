@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from poller.errors import SourceError
-from poller.failures.journal import Row, Selection
+from poller.failures.journal import OPEN, Row, Selection
 from poller.failures.protocols import Journal
 from poller.redrive.entries import Understood, understood
 from poller.redrive.letters import DeadLetters, Letter, RangeGone, RedriveContext, Regainer
@@ -91,6 +91,8 @@ async def take(
     while (room := most - taken.taken - taken.known) > 0:
         chunk = await letters.fetch(min(CHUNK, room))
         if not chunk:
+            if letters.behind:
+                taken.remarks[letters.behind] = None
             return taken
         taken.found += len(chunk)
         found = list[Understood]()
@@ -118,7 +120,7 @@ async def _keep(found: Sequence[Understood], journal: Journal, taken: Taken, dry
         row = next((rows[name] for name in each.known if name in rows and _is_it(rows[name], each)), None)
         if row is None:
             fresh.append(each)
-        elif row.state in ("kept", "claimed"):
+        elif row.state in OPEN:
             taken.known += 1
             taken.rows[row.entry.id] = None
         else:

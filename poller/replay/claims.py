@@ -34,7 +34,7 @@ class Claims:
     def __init__(self, journal: Journal, runs: Runs, *, run: str, who: str, owner: str, clock: Callable[[], float]) -> None:
         self._journal, self._runs, self._run, self._who, self._owner, self._clock = journal, runs, run, who, owner, clock
         self._until: dict[str, float] = {}
-        self._finishing: list[tuple[Finished, asyncio.Future[bool]]] = []
+        self._finishing: list[tuple[Finished, asyncio.Future[Step | None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -54,14 +54,14 @@ class Claims:
             del self._until[row]
         return ours
 
-    async def finish(self, done: Finished) -> bool:
-        """The row has been run, and the trail says so. False if it was not ours any more, or finished already.
+    async def finish(self, done: Finished) -> Step | None:
+        """The row has been run, and this is the line of the trail that says so. None if it was not ours any more, or finished already.
 
         Rows that come together share a transaction: a commit each would cost more than most functions."""
         # First out of what is renewed: a renewal that came after the mark would claim a row which is kept again.
         self._until.pop(done.row, None)
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bool] = loop.create_future()
+        answer: asyncio.Future[Step | None] = loop.create_future()
         self._finishing.append((done, answer))
         if self._writing is None:
             self._writing = loop.create_task(self._write(), name=f"finish rows of {self._run}")
@@ -109,9 +109,9 @@ class Claims:
             for _, answer in self._finishing:
                 answer.cancel()
 
-    async def _write_group(self, group: Sequence[tuple[Finished, asyncio.Future[bool]]]) -> None:
+    async def _write_group(self, group: Sequence[tuple[Finished, asyncio.Future[Step | None]]]) -> None:
         try:
-            rows = {*await self._runs.finish(self._run, [done for done, _ in group], self._clock(), self._owner, self._who)}
+            steps = await self._runs.finish(self._run, [done for done, _ in group], self._clock(), self._owner, self._who)
         except asyncio.CancelledError:
             for _, answer in group:
                 answer.cancel()
@@ -125,9 +125,10 @@ class Claims:
                 if not answer.done():  # who waited may be cancelled
                     answer.set_exception(error)
         else:
+            lines = {step.row: step for step in steps}
             for done, answer in group:
                 if not answer.done():
-                    answer.set_result(done.row in rows)
+                    answer.set_result(lines.get(done.row))
 
     # --- renewal ------------------------------------------------------------------------------------------------------------------
 

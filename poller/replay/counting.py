@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from poller.failures.journal import Entry, Row, Selection
 from poller.failures.pages import pages as any_pages
@@ -41,7 +41,8 @@ class Count:
 class Preview:
     """`total` is what would run; `claimed` is held by another run now; `copies` are of messages that are in a dead-letter queue too.
 
-    `copies` are part of `total` only if the selection asks for them (`with_copies`). Times are epoch seconds, of the oldest and the newest
+    `copies` are part of `total` only if the selection asks for them (`with_copies`). `parked` is what is parked now behind what would run,
+    and would run after it, in order, unless something before it fails again. Times are epoch seconds, of the oldest and the newest
     row that would run. `errors` are by the fault's type, "" where the function was never invoked. `ids`, `copy_ids`, `claimed_ids`: a few.
     """
 
@@ -58,6 +59,11 @@ class Preview:
     copy_ids: tuple[str, ...]
     claimed_ids: tuple[str, ...]
     order: str = ORDER
+    parked: Count = Count()
+
+
+_Key: TypeAlias = tuple[str, str, str]
+"""Mapping, source, and a key of it."""
 
 
 class _Line(NamedTuple):
@@ -71,6 +77,7 @@ class _Line(NamedTuple):
     records: int
     copy: bool
     claimed: bool
+    holds: frozenset[_Key]
 
 
 async def preview(
@@ -101,6 +108,7 @@ async def preview(
         copy_ids=_named(copies),
         claimed_ids=_named(claimed),
         order=order,
+        parked=await _parked(journal, frozenset(key for line in runs for key in line.holds)),
     )
 
 
@@ -113,7 +121,23 @@ def _line(row: Row, now: float) -> _Line:
     entry, fault = row.entry, row.entry.fault
     live = row.state == "claimed" and now - row.changed < CLAIM_SECONDS
     error = "" if fault is None else fault.type
-    return _Line(entry.id, entry.mapping, entry.reason, error, entry.time, len(entry.records), entry.kept == "queue-dlq", live)
+    return _Line(
+        entry.id, entry.mapping, entry.reason, error, entry.time, len(entry.records), entry.kept == "queue-dlq", live, _held(entry)
+    )
+
+
+def _held(entry: Entry) -> frozenset[_Key]:
+    keys = (record.key for record in entry.records if entry.holds)
+    return frozenset((entry.mapping, entry.source, key) for key in keys if key is not None)
+
+
+async def _parked(journal: Journal, keys: frozenset[_Key]) -> Count:
+    """What is parked behind rows that hold these keys."""
+    if not keys:
+        return Count()
+    found = any_pages(journal, Selection(states=("parked",)))
+    records = [len(row.entry.records) async for page in found for row in page if keys & _held(row.entry)]
+    return Count(len(records), sum(records))
 
 
 def _count(lines: Iterable[_Line]) -> Count:

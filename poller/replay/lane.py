@@ -58,13 +58,14 @@ class Withheld:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What all lanes of a run share. `function`: the name of what runs. `ran` is told that a row needs no function any more, before that
-    is durable; `closed` what became of it, last."""
+    is durable; `released` which rows were parked behind it, and are kept now; `closed` what became of it, last."""
 
     run: Run
     function: str
     claims: Claims
     clock: Callable[[], float]
     ran: Callable[[str], None]
+    released: Callable[[Sequence[str]], None]
     closed: Callable[[str, Ending], None]
 
 
@@ -153,18 +154,23 @@ class JournalLane:
         places = sorted(self._failures)
         alone = plan.only_failing and len(self._records) > 1
         if not self._acked and not alone:
-            return Finished(self.name, "failed_again", self._failures[places[0]].fault, edited=self._edited)
+            return Finished(self.name, "failed_again", self._why(places).fault, edited=self._edited)
         rests = tuple(self._rest((place,)) for place in places) if alone else (self._rest(places),)
         much = f"{len(places)} of {len(self._records)} records failed again"
         log.warning("row %s: %s: row%s", self.name[:12], much, "".join(f" {rest.id[:12]}" for rest in rests[:10]))
         return Finished(self.name, "split", rests=rests, edited=self._edited)
+
+    def _why(self, places: Sequence[int]) -> Failure:
+        """The first error: what only came behind it has none of its own."""
+        failures = [self._failures[place] for place in places]
+        return next((each for each in failures if each.reason != "Parked"), failures[0])
 
     def _rest(self, places: Sequence[int]) -> Entry:
         """What failed again, with the first record's error: still one row, for its records go on being one batch in their order.
 
         As the journal had it: what was edited for this run was so for this run. No destination hears of it once more.
         """
-        entry, terms, failure = self._entry, self._terms, self._failures[places[0]]
+        entry, terms, failure = self._entry, self._terms, self._why(places)
         records = tuple(entry.records[place] for place in places)
         return replace(
             entry,
@@ -184,14 +190,16 @@ class JournalLane:
         )
 
     async def _finish(self, done: Finished) -> Outcome:
-        if await self._insist(lambda: self._claims.finish(done)):
-            return done.outcome
-        # Refused: it was done, and its answer lost; or another has taken the row over, and decides.
-        steps = await self._insist(lambda: self._claims.finished((self.name,), self._terms.run.since))
-        if self.name not in steps:
-            self._lost = True
-            raise LaneLost(f"row {self.name} was taken over by another run, what it came to here is dropped")
-        return steps[self.name].outcome
+        step = await self._insist(lambda: self._claims.finish(done))
+        if step is None:
+            # Refused: it was done, and its answer lost; or another has taken the row over, and decides.
+            steps = await self._insist(lambda: self._claims.finished((self.name,), self._terms.run.since))
+            if self.name not in steps:
+                self._lost = True
+                raise LaneLost(f"row {self.name} was taken over by another run, what it came to here is dropped")
+            step = steps[self.name]
+        self._terms.released(step.released)
+        return step.outcome
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Until the journal answers. A lane that is left tries once more only: then the claim runs out, and the row runs again."""

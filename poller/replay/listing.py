@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from poller.failures.journal import Entry, Selection
 from poller.failures.protocols import Journal, Runs
-from poller.failures.runs import Run
+from poller.failures.runs import Run, Step
 from poller.replay.counting import every, pages
 from poller.replay.hold import trail
 
@@ -20,23 +20,37 @@ LOOKED_UP = 200
 
 async def listed(journal: Journal, runs: Runs, run: Run, matches: Callable[[Entry], bool] = every) -> dict[str, Rows]:
     """By mapping: the rows that the run's plan selects, of which it has not finished one yet; those that failed in it before, if it runs
-    them once more. `matches`: which of the selected rows are meant.
+    them once more; and last those that it has released. `matches`: which of the selected rows are meant.
 
     Raises StoreUnavailable, and ConfigError for an id that may be several."""
     found: dict[str, Rows] = {}
     async for page in pages(journal, run.plan.selection):
         await _add(found, runs, run, [row.entry for row in page if row.entry.run != run.name and matches(row.entry)])
-    if run.since:
-        failed = [name async for step in trail(runs, run.name) if step.number <= run.since for name in step.failures]
-        names = [*dict.fromkeys(failed)]
-        for start in range(0, len(names), LOOKED_UP):
-            async for page in pages(journal, Selection(ids=tuple(names[start : start + LOOKED_UP]))):
+    names, freed = dict[str, None](), dict[str, None]()
+    async for step in _steps(runs, run):
+        if step.number <= run.since:
+            names.update(dict.fromkeys(step.failures))
+        freed.update(dict.fromkeys(step.released))
+    for some in ([*names], [*freed]):
+        for start in range(0, len(some), LOOKED_UP):
+            async for page in pages(journal, Selection(ids=tuple(some[start : start + LOOKED_UP]))):
                 await _add(found, runs, run, [row.entry for row in page])
     return found
 
 
-async def _add(found: dict[str, Rows], runs: Runs, run: Run, entries: Sequence[Entry]) -> None:
+async def released(runs: Runs, run: Run) -> frozenset[str]:
+    """Every row that the run has released. Raises StoreUnavailable."""
+    return frozenset([row async for step in _steps(runs, run) for row in step.released])
+
+
+async def _steps(runs: Runs, run: Run) -> AsyncIterator[Step]:
     # A run that nobody has started before has no trail.
+    if run.counts:
+        async for step in trail(runs, run.name):
+            yield step
+
+
+async def _add(found: dict[str, Rows], runs: Runs, run: Run, entries: Sequence[Entry]) -> None:
     steps = await runs.trail(run.name, [each.id for each in entries], run.since) if entries and run.counts else ()
     done = {step.row for step in steps}
     for each in entries:

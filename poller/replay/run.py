@@ -4,14 +4,14 @@
                                    (at most `concurrency` at once, oldest first)
 
 Policy: Block, with the limits of the mapping's own policy. Nothing is too old for a replay, and attempts count from 1. A row runs as the
-batch it was; if it fails again it blocks only itself. What becomes of it: lane.py. Who may run it: claims.py, and who the run: hold.py.
-What would run: listing.py, counting.py.
+batch it was; if it fails again it blocks only itself, and what is parked behind it. What becomes of it: lane.py. Who may run it: claims.py,
+and who the run: hold.py. What would run: listing.py, counting.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
 from random import Random
@@ -23,6 +23,7 @@ from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.policy import Block, Redeliver
 from poller.protocols import Policy, Source, Store
+from poller.replay.guard import RowGuard
 from poller.replay.lane import Ending, Withheld
 from poller.replay.source import Part, ReplaySource
 from poller.settings import FailureSettings, MappingSettings
@@ -113,9 +114,11 @@ class Replay:
             random=random,
             turn=turn or Turn(),
             replaying=part.run.name,
+            guards=lambda _lane: (RowGuard(),),
         )
         self._runner = MappingRunner(self._work, self._open)
         self._left: dict[str, int] = {}
+        self._freed = {*part.released}
 
     def __repr__(self) -> str:
         return f"<Replay {self._part.run.name} [{self.tally}]>"
@@ -137,7 +140,14 @@ class Replay:
 
     async def _open(self) -> Source:
         # After a lane was lost or failed the runner opens the source anew: it goes on with the rows that were never begun.
-        return ReplaySource(self._store.journal, self._store.runs, self._left, self._policy, self._part, self._ended)
+        part = changed(self._part, released=frozenset(self._freed))
+        return ReplaySource(self._store.journal, self._store.runs, self._left, self._policy, part, self._ended, self._released)
+
+    def _released(self, rows: Sequence[str]) -> None:
+        self._left.update(dict.fromkeys(rows, 0))
+        self._freed.update(rows)
+        self.tally.total_rows += len(rows)
+        self._report()
 
     def _ended(self, row: str, ending: Ending) -> None:
         self._left.pop(row, None)

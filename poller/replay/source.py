@@ -1,6 +1,8 @@
 """The rows of one run as a source: claimed some at a time, oldest first, each handed out once as a lane.
 
 ids --claim some--> claimed --one by one, as fast as the rate allows, `concurrency` at once--> JournalLane --ran--> finished
+ ^                                                                                                                   |
+ '--what was parked behind it, at the end of what waits, as it is: edits are of what the plan selects ---------------'
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from poller.errors import PollerError, StoreError, StoreUnavailable
+from poller.errors import ConfigError, PollerError, StoreError, StoreUnavailable
 from poller.failures.journal import Entry, Selection
 from poller.failures.protocols import Journal, Runs
 from poller.failures.runs import Run
@@ -35,7 +37,8 @@ AHEAD_BYTES = 16 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one process does of a run, for one mapping. `owner` is this process's alone. `edit`: what is run instead of a row, None: the
-    row itself; raises ConfigError for a row that cannot be edited as the run asks. `function`: the name of what runs."""
+    row itself; raises ConfigError for a row that cannot be edited as the run asks. `function`: the name of what runs. `released`: rows
+    that the run had released before; they run as they are."""
 
     run: Run
     owner: str
@@ -44,21 +47,31 @@ class Part:
     concurrency: int = 1
     function: str = ""
     edit: Callable[[Entry], Entry | None] = lambda _: None
+    released: frozenset[str] = frozenset()
 
 
 class ReplaySource:
-    """`poller.protocols.Source` over these rows, each with its size in bytes, as far as it is known. `ended` hears what became of each.
+    """`poller.protocols.Source` over these rows, each with its size in bytes, as far as it is known. `ended` hears what became of each,
+    `released` which rows come to them: what was parked behind them is run too, until nothing is.
 
     A crashed run's claims are granted again to the same owner at once, to others when they have run out.
     """
 
     def __init__(
-        self, journal: Journal, runs: Runs, rows: Mapping[str, int], policy: Block, part: Part, ended: Callable[[str, Ending], None]
+        self,
+        journal: Journal,
+        runs: Runs,
+        rows: Mapping[str, int],
+        policy: Block,
+        part: Part,
+        ended: Callable[[str, Ending], None],
+        released: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self.policy, self.format, self.identity = policy, FORMAT, f"replay {part.run.name}"
-        self._journal, self._part, self._ended = journal, part, ended
+        self._journal, self._part, self._ended, self._told = journal, part, ended, released
+        self._released = {*part.released}
         self._claims = Claims(journal, runs, run=part.run.name, who=part.who, owner=part.owner, clock=part.clock)
-        self._terms = Terms(part.run, part.function, self._claims, part.clock, self._on_ran, self._on_closed)
+        self._terms = Terms(part.run, part.function, self._claims, part.clock, self._on_ran, self._on_released, self._on_closed)
         self._pace = Pace(part.run.plan.rate)
         self._waiting = deque(rows.items())
         self._claimed: deque[tuple[Entry, Entry | None]] = deque()
@@ -77,7 +90,11 @@ class ReplaySource:
         loop = asyncio.get_running_loop()
         if self._heart is None:
             self._heart = loop.create_task(self._claims.renew(self._lost), name=f"claims of {self._part.run.name}")
-        while self._waiting or self._claimed:
+        while self._waiting or self._claimed or self._lanes:
+            if not self._waiting and not self._claimed:
+                self._room.clear()
+                await self._room.wait()  # what runs may release more
+                continue
             if not self._claimed:
                 await self._claim_some(loop.time())
                 continue
@@ -152,7 +169,9 @@ class ReplaySource:
 
     def _take(self, entry: Entry) -> None:
         try:
-            self._claimed.append((entry, self._part.edit(entry)))
+            if self._part.run.plan.to == "source" and entry.holds:
+                raise ConfigError("it holds keys, and what is put back would be parked behind what is parked behind it: run it")
+            self._claimed.append((entry, None if entry.id in self._released else self._part.edit(entry)))
         except PollerError as error:
             log.error("row %s is left as it is, it cannot be changed as asked: %s", entry.id[:12], error)
             self._ended(entry.id, "unfit")
@@ -170,6 +189,13 @@ class ReplaySource:
     def _on_ran(self, row: str) -> None:
         self._running.discard(row)
         self._room.set()
+
+    def _on_released(self, rows: Sequence[str]) -> None:
+        self._released.update(rows)
+        self._waiting.extend((row, 0) for row in rows)
+        if rows:
+            self._told(rows)
+            self._room.set()
 
     def _on_closed(self, row: str, ending: Ending) -> None:
         self._running.discard(row)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import TypeVar
 
 import msgspec
 
-from poller.failures.journal import Entry, KeptRecord, RowState
+from poller.failures.journal import OPEN, Entry, KeptRecord, RowState
 from poller.model import Fault
+from poller.stores.held import behind, hold
 from poller.stores.kept import row_weight, weight
 from poller.stores.outbox import post
 from poller.stores.posts import posted, text
@@ -23,14 +24,14 @@ _NEW_LANE = "INSERT INTO lanes (mapping, source, lane) VALUES (?, ?, ?)"
 _IS_THERE = "SELECT number, state, kept FROM failures WHERE id = ?"
 _ITS_RECORDS = "SELECT id FROM records WHERE failure = ?"
 _REOPEN = """
-    UPDATE failures SET state = 'kept', owner = '', until = 0, reason = ?, attempts = ?, fault = ?, time = ?, changed = ?, kept = ?,
-                        run = ?, request_id = ?, fingerprint = iif(fingerprint = '', '', ?)
+    UPDATE failures SET state = ?, owner = '', until = 0, reason = ?, attempts = ?, fault = ?, time = ?, changed = ?, kept = ?,
+                        run = ?, request_id = ?, fingerprint = iif(fingerprint = '', '', ?), holds = ?
     WHERE number = ?
 """
 _NEW_FAILURE = """
     INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
-                          fingerprint, size, bytes, taken_from, state, failures, changed, owner, until)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'kept', 0, ?, '', 0)
+                          fingerprint, size, bytes, taken_from, holds, state, failures, changed, owner, until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, '', 0)
 """
 # A row that has no fingerprint yet is measured when it gets one.
 _GROWN = "UPDATE failures SET size = size + ?, bytes = bytes + ? WHERE number = ?"
@@ -80,32 +81,49 @@ def encode_fault(fault: Fault | None) -> bytes | None:
     return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled, fault.record_index))
 
 
-def append(connection: sqlite3.Connection, entry: Entry) -> str:
+def append(connection: sqlite3.Connection, entry: Entry, places: Mapping[str, int] | None = None) -> str:
     """Add the entry, less what is in a row already, and say which row holds its first record. The contract: protocols.Journal.append.
+    `places`, of a rest: those of the row that it is of, by the keys that this held.
 
     Reads and writes under the transaction's write lock, so of two appends of one record, here or in another process, one sees the other.
     """
     lane = _lane(connection, entry)
     names = [text(record.id) for record in entry.records]
-    held = holders(connection, lane, names, ("kept",) if entry.run else ("kept", "claimed"), entry.kept)
+    held = holders(connection, lane, names, ("kept", "parked") if entry.run else OPEN, entry.kept)
+    for chunk in chunks(sorted(set(held.values())), _LOOKED_UP):
+        _fail_once_more(connection, chunk, entry.time)
     first = held.get(names[0]) if names else None
-    places = [place for place, name in enumerate(names) if name not in held]
+    left = [place for place, name in enumerate(names) if name not in held]
+    state: RowState = "parked" if entry.reason == "Parked" and behind(connection, entry) else "kept"
     there = connection.execute(_IS_THERE, (entry.id,)).fetchone()
     if there is not None:
-        if places:
-            _add_to(connection, there, lane, names, places, entry)
+        if left:
+            _add_to(connection, there, lane, names, left, entry, state)
         if first is None and names:
             last = connection.execute(_LAST_HOLDER, (lane, names[0])).fetchone()
             first = None if last is None else last[0]
-    elif places:
-        number = _insert_failure(connection, lane, entry, places)
-        _insert_records(connection, number, lane, names, places, entry)
-        post(connection, posted(entry, places))
+    elif left:
+        number = _insert_failure(connection, lane, entry, left, state)
+        _insert_records(connection, number, lane, names, left, entry)
+        post(connection, posted(entry, left))
+    if entry.holds:
+        hold(connection, entry, [held.get(name, entry.id) for name in names], places or {})
     return entry.id if first is None else first
 
 
+def _fail_once_more(connection: sqlite3.Connection, ids: Sequence[str], time: float) -> None:
+    """These rows were open, and a record of theirs has failed again."""
+    connection.execute(f"UPDATE failures SET changed = ? WHERE changed < ? AND id IN ({marks(len(ids))})", (time, time, *ids))
+
+
 def _add_to(
-    connection: sqlite3.Connection, there: tuple[int, RowState, str], lane: int, names: Sequence[str], places: Sequence[int], entry: Entry
+    connection: sqlite3.Connection,
+    there: tuple[int, RowState, str],
+    lane: int,
+    names: Sequence[str],
+    places: Sequence[int],
+    entry: Entry,
+    becomes: RowState,
 ) -> None:
     """The id is there, and no open row holds these of its records: what was replayed or dropped before has failed once more."""
     number, state, kept = there
@@ -113,7 +131,7 @@ def _add_to(
     if reopened:
         fault = encode_fault(entry.fault)
         values = (entry.reason, entry.attempts, fault, entry.time, entry.time, entry.kept, entry.run, entry.request_id)
-        connection.execute(_REOPEN, (*values, entry.group, number))
+        connection.execute(_REOPEN, (becomes, *values, entry.group, entry.holds, number))
     own = {name for (name,) in connection.execute(_ITS_RECORDS, (number,))}
     new = [place for place in places if names[place] not in own]
     _insert_records(connection, number, lane, names, new, entry)
@@ -141,7 +159,7 @@ def _lane(connection: sqlite3.Connection, entry: Entry) -> int:
     return int(connection.execute(_NEW_LANE, place).lastrowid or 0)
 
 
-def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, places: Sequence[int]) -> int:
+def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, places: Sequence[int], state: RowState) -> int:
     inserted = connection.execute(
         _NEW_FAILURE,
         (
@@ -163,6 +181,8 @@ def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, pla
             len(places),
             row_weight(entry) + weight([entry.records[place] for place in places]),
             text(entry.taken_from),
+            entry.holds,
+            state,
             entry.time,
         ),
     )

@@ -3,8 +3,9 @@
     append -> kept --claim--> claimed --ack--> replayed
                |  <--failed again, or given back--'  |
                '--> dropped          claimed again by another once `until` is past
+    append, park -> parked --released--> kept
 
-Writing an entry is entries.py, reading rows is rows.py; this is what the engine sees of them.
+Writing an entry is entries.py, reading rows is rows.py, what is parked is held.py; this is what the engine sees of them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from poller.failures.fingerprint import fingerprint
-from poller.failures.journal import Entry, Row, RowState, Selection
+from poller.failures.journal import OPEN, Entry, Row, RowState, Selection
 from poller.model import Fault
 from poller.stores.entries import append, chunks, encode_fault
+from poller.stores.held import close, release
 from poller.stores.rows import count, select
 from poller.stores.upkeep import work_out
 from poller.stores.writer import Writer
@@ -27,7 +29,7 @@ _TRANSITIONS: dict[RowState, tuple[str, str]] = {
     "claimed": ("owner = :owner, until = :until", "(state = 'kept' OR (state = 'claimed' AND (owner = :owner OR until <= :now)))"),
     "kept": ("owner = '', until = 0", "state = 'claimed' AND owner = :owner"),
     "replayed": ("owner = '', until = 0", "state = 'claimed' AND owner = :owner"),
-    "dropped": ("owner = '', until = 0", "state = 'kept'"),
+    "dropped": ("owner = '', until = 0", "state IN ('kept', 'parked')"),
 }
 _FAILED_AGAIN = ", fault = :fault, failures = failures + 1, fingerprint = iif(fingerprint = '', '', :fingerprint)"
 
@@ -62,7 +64,14 @@ class SqliteJournal:
         self, ids: Sequence[str], state: RowState, now: float, owner: str = "", until: float = 0.0, fault: Fault | None = None
     ) -> Sequence[str]:
         """The ids, in their order, whose rows could be and are changed. Ids are whole here. The transitions: protocols.Journal.mark."""
-        return await self._writer.run(lambda connection: mark(connection, ids, state, now, owner, until, fault)) if ids else ()
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            done = mark(connection, ids, state, now, owner, until, fault)
+            if state not in OPEN:
+                release(connection, [key for number in done.values() if number for key in close(connection, number)], now)
+            return list(done)
+
+        return await self._writer.run(work) if ids else ()
 
 
 def mark(
@@ -73,24 +82,25 @@ def mark(
     owner: str = "",
     until: float = 0.0,
     fault: Fault | None = None,
-) -> list[str]:
-    """`protocols.Journal.mark`, inside the writer's transaction."""
+) -> dict[str, int]:
+    """`protocols.Journal.mark`, inside the writer's transaction. The rows, each with its number if it holds keys, else 0: those of rows
+    that are not open any more are the caller's to close, and to release."""
     changes, condition = _TRANSITIONS[state]
     if state == "kept" and fault is not None:
         changes += _FAILED_AGAIN
     values = {"state": state, "now": now, "owner": owner, "until": until, "fault": encode_fault(fault)}
     if fault is not None:
         values["fingerprint"] = fingerprint(fault)
-    wanted, done = list(dict.fromkeys(ids)), set[str]()
+    wanted, done = list(dict.fromkeys(ids)), dict[str, int]()
     for chunk in chunks(wanted, _MARKED):
         done.update(_mark(connection, chunk, changes, condition, values))
-    return [one for one in wanted if one in done]
+    return {one: done[one] for one in wanted if one in done}
 
 
-def _mark(connection: sqlite3.Connection, ids: Sequence[str], changes: str, condition: str, values: dict[str, Any]) -> list[str]:
+def _mark(connection: sqlite3.Connection, ids: Sequence[str], changes: str, condition: str, values: dict[str, Any]) -> dict[str, int]:
     names = {f"id{n}": one for n, one in enumerate(ids)}
     query = f"""
         UPDATE failures SET state = :state, changed = :now, {changes}
-        WHERE id IN ({",".join(":" + name for name in names)}) AND {condition} RETURNING id
+        WHERE id IN ({",".join(":" + name for name in names)}) AND {condition} RETURNING id, iif(holds, number, 0)
     """
-    return [one for (one,) in connection.execute(query, values | names).fetchall()]
+    return dict(connection.execute(query, values | names).fetchall())

@@ -25,6 +25,7 @@ def row(fields: Sequence[str], columns: Sequence[Any], records: Sequence[Kept]) 
     """`columns`: the row's number, fault, state and failures, when it changed, then the entry's `fields`. Raises StoreError."""
     _, kept, state, failures, changed, *values = columns
     known = dict(zip(fields, values, strict=True))
+    known["holds"] = bool(known["holds"])
     entry = Entry(
         **known,
         fault=fault_of(known["id"], kept),

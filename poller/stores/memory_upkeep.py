@@ -10,7 +10,7 @@ from poller.failures.journal import ErrorGroup, Removed, Row, RowState, Selectio
 from poller.stores.kept import row_weight, weight
 
 if TYPE_CHECKING:
-    from poller.stores.memory import MemoryJournal
+    from poller.stores.memory_journal import MemoryJournal
 
 
 class MemoryUpkeep:

@@ -11,17 +11,19 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from poller.errors import ConfigError, StoreError
-from poller.failures.protocols import Journal, Outbox, Runs, Upkeep
-from poller.protocols import Ledger, Store
 from poller.registry import Registry
 from poller.settings import StoreKind
 from poller.stores.kinds import BUILT_IN
 from poller.stores.urls import masked, scheme
 
-T = TypeVar("T", bound=Ledger)
+if TYPE_CHECKING:
+    from poller.failures.protocols import Journal, Outbox, Parking, Runs, Upkeep
+    from poller.protocols import Acknowledged, Ledger, Store
+
+T = TypeVar("T", bound="Ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,11 @@ class JoinedStore:
         self.states = ledger.states
         self.leases = ledger.leases
         self.journal: Journal = store.journal
+        self.parking: Parking = store.parking
         self.outbox: Outbox = store.outbox
         self.runs: Runs = store.runs
         self.upkeep: Upkeep = store.upkeep
+        self.acknowledged: Acknowledged = store.acknowledged
 
     async def aclose(self) -> None:
         """Both. Tolerated twice."""

@@ -1,8 +1,8 @@
 """The outbox in SQLite: what is still to be delivered to destinations.
 
     Journal.append, put -> due --settled: it has arrived--> removed
-                            ^ '--settled: it failed--> due later
-                            '----------------------------'
+                            ^ '--settled: it failed, or cannot be read--> due later
+                            '---------------------------------------------'
 
 Numbers are never given twice: a sender that was away for long must not settle another delivery than it sent.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from poller.failures.journal import Delivery, Waiting
-from poller.stores.posts import decode, encode, text
+from poller.failures.journal import Damaged, Delivery, Waiting
+from poller.stores.posts import delivery, encode, text
 from poller.stores.writer import Writer
 
 # Of successes the same id is there once for a destination (a partial index); failures are told apart by the journal.
@@ -26,14 +26,15 @@ _DUE = """
     WHERE mapping = ? AND destination = ? AND due <= ? ORDER BY number LIMIT ?
 """
 _ARRIVED = "DELETE FROM outbox WHERE number = ?"
-_FAILED = "UPDATE outbox SET attempts = attempts + 1, due = ?, error = ? WHERE number = ?"
-# The counting reads an index alone; of each destination, two rows are looked up.
+_FAILED = "UPDATE outbox SET attempts = attempts + 1, due = ?, error = ?, damaged = ? WHERE number = ?"
+# The counting reads indexes alone; of each destination, two rows are looked up.
 _WAITING = """
-    SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, '')
+    SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, ''),
+           (SELECT count(*) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND damaged = 1)
     FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first FROM outbox GROUP BY mapping, destination) AS each
     JOIN outbox AS oldest ON oldest.number = each.first
     LEFT JOIN outbox AS failed ON failed.number = (
-        SELECT min(number) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND attempts > 0
+        SELECT min(number) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND attempts > 0 AND damaged = 0
     )
     ORDER BY each.mapping, each.destination
 """
@@ -58,18 +59,15 @@ class SqliteOutbox:
         if deliveries:
             await self._writer.run(lambda connection: post(connection, deliveries))
 
-    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery | Damaged]:
         """Those whose time has come, oldest first."""
         values = (text(mapping), text(destination), now, limit)
         found = await self._writer.read(lambda connection: connection.execute(_DUE, values).fetchall())
-        return [
-            Delivery(number, name, to, outcome, decode(name, entry), result, attempts, due, error)
-            for number, name, to, outcome, entry, result, attempts, due, error in found
-        ]
+        return [delivery(*columns) for columns in found]
 
-    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
         """None: it has arrived; else it failed and is due then. What is not there any more is left so."""
-        statement, values = (_ARRIVED, (number,)) if due is None else (_FAILED, (due, text(error), number))
+        statement, values = (_ARRIVED, (number,)) if due is None else (_FAILED, (due, text(error), damaged, number))
         await self._writer.run(lambda connection: connection.execute(statement, values))
 
     async def waiting(self) -> Sequence[Waiting]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 
 from poller.errors import StoreError
 from poller.failures.entry import identity
-from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.failures.journal import Damaged, Delivery, Entry, KeptRecord
 from poller.model import Fault
 
 
@@ -34,7 +35,25 @@ def decode(id: str, content: bytes) -> Entry:
     try:
         return msgspec.msgpack.decode(content, type=Entry)
     except msgspec.DecodeError as error:
-        raise StoreError(f"the delivery {id} in the outbox is damaged ({error}): restore a backup of the store") from error
+        raise StoreError(f"the delivery {id} in the outbox is damaged ({error}): restore a backup of the store, or drop it") from error
+
+
+def delivery(
+    number: int,
+    id: str,
+    destination: str,
+    outcome: Literal["failure", "success"],
+    content: bytes,
+    result: bytes | None,
+    attempts: int,
+    due: float,
+    error: str,
+) -> Delivery | Damaged:
+    """What a row of the outbox holds; `content` is `encode`d."""
+    try:
+        return Delivery(number, id, destination, outcome, decode(id, content), result, attempts, due, error)
+    except StoreError as damage:
+        return Damaged(number, id, destination, attempts, due, str(damage))
 
 
 def posted(entry: Entry, places: Sequence[int], again: bool = False) -> list[Delivery]:

@@ -19,6 +19,7 @@ _ENTRY = {  # field of an Entry -> where it is kept
         field: f"failures.{field}"
         for field in ("id", "function", "reason", "attempts", "first", "last", "time", "head", "tail", "kept", "run", "request_id")
     },
+    "holds": "failures.holds",
     "taken_from": "failures.taken_from",
     "group": "failures.fingerprint",
 }

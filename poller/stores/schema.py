@@ -164,4 +164,56 @@ _REDRIVE = (
     "ALTER TABLE failures ADD COLUMN taken_from TEXT NOT NULL DEFAULT ''",
 )
 
-SCHEMA = Schema(name="a poller store", application=0x706F6C6C, migrations=(_FIRST, _SHARING, _RUNS, _OUTBOX, _GROUPS, _REDRIVE))
+_DAMAGED = (
+    # Whether it could not be read when it was tried last.
+    "ALTER TABLE outbox ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX outbox_damaged ON outbox (mapping, destination) WHERE damaged = 1",
+)
+
+_ACKNOWLEDGED = (
+    # Mappings that have, or had, an idempotency window, by number. What was asked for until `forgotten` is put no more.
+    """
+    CREATE TABLE acknowledged_mappings (
+        number INTEGER PRIMARY KEY,
+        mapping TEXT NOT NULL UNIQUE,
+        forgotten REAL NOT NULL
+    ) STRICT
+    """,
+    # A record each, by the hash of its name.
+    """
+    CREATE TABLE acknowledged (
+        mapping INTEGER NOT NULL REFERENCES acknowledged_mappings (number),
+        name BLOB NOT NULL,
+        until REAL NOT NULL,
+        PRIMARY KEY (mapping, name)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX acknowledged_by_time ON acknowledged (mapping, until)",
+)
+
+_PARKING = (
+    # Whether the keys of its records are held while it is open.
+    "ALTER TABLE failures ADD COLUMN holds INTEGER NOT NULL DEFAULT 0",
+    # A key that an open row holds (held.py). `place`: in the order of the rows of a key; `parked` is that of the row.
+    """
+    CREATE TABLE held (
+        number INTEGER PRIMARY KEY,
+        failure INTEGER NOT NULL REFERENCES failures (number),
+        mapping TEXT NOT NULL,
+        source TEXT NOT NULL,
+        key TEXT NOT NULL,
+        parked INTEGER NOT NULL,
+        place INTEGER NOT NULL,
+        UNIQUE (failure, key)
+    ) STRICT
+    """,
+    "CREATE INDEX held_by_key ON held (mapping, source, key, parked, place, number)",
+    # The rows that were parked behind this one: a JSON list of ids, "" for none.
+    "ALTER TABLE steps ADD COLUMN released TEXT NOT NULL DEFAULT ''",
+)
+
+SCHEMA = Schema(
+    name="a poller store",
+    application=0x706F6C6C,
+    migrations=(_FIRST, _SHARING, _RUNS, _OUTBOX, _GROUPS, _REDRIVE, _DAMAGED, _ACKNOWLEDGED, _PARKING),
+)

@@ -7,10 +7,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from poller.errors import ConfigError
+from poller.stores.acknowledged import SqliteAcknowledged
 from poller.stores.checkpoints import SqliteCheckpoints
 from poller.stores.journal import SqliteJournal
 from poller.stores.leases import SqliteLeases
 from poller.stores.outbox import SqliteOutbox
+from poller.stores.parking import SqliteParking
 from poller.stores.runs import SqliteRuns
 from poller.stores.schema import SCHEMA
 from poller.stores.states import SqliteStates
@@ -56,9 +58,11 @@ class SqliteStore:
         self.states = SqliteStates(writer)
         self.leases = SqliteLeases(writer)
         self.journal = SqliteJournal(writer)
+        self.parking = SqliteParking(writer)
         self.upkeep = SqliteUpkeep(writer)
         self.outbox = SqliteOutbox(writer)
         self.runs = SqliteRuns(writer)
+        self.acknowledged = SqliteAcknowledged(writer)
 
     @property
     def path(self) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from poller.failures.fingerprint import fingerprint
 from poller.failures.journal import ErrorGroup, Removed, RowState, Selection
 from poller.stores.entries import chunks, marks
+from poller.stores.held import close, release
 from poller.stores.kept import RECORD_BYTES, ROW_BYTES, fault_of, grouped, portion
 from poller.stores.rows import narrowed
 from poller.stores.writer import Writer
@@ -93,9 +94,12 @@ def _groups(connection: sqlite3.Connection, selection: Selection) -> list[ErrorG
 
 def _remove(connection: sqlite3.Connection, states: Sequence[RowState], before: float, limit: int) -> list[Removed]:
     found = portion(connection.execute(_OVER.format(marks=marks(len(states))), (*states, before, before, limit)).fetchall())
+    # Before the rows: `held` refers to them.
+    keys = [key for columns in found for key in close(connection, columns[0])]
     for chunk in chunks([columns[0] for columns in found], _PAGES):
         for table, column in (("records", "failure"), ("failures", "number")):
             connection.execute(f"DELETE FROM {table} WHERE {column} IN ({marks(len(chunk))})", chunk)
+    release(connection, keys)
     return [Removed(*columns) for _, *columns in found]
 
 

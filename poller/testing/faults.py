@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
 from poller.errors import NotConnected, StoreUnavailable
-from poller.failures.journal import Delivery, Entry, Row, RowState, Selection, Waiting
+from poller.failures.journal import Damaged, Delivery, Entry, Row, RowState, Selection, Waiting
 from poller.failures.runs import Finished, Run, Step
 from poller.model import Fault, Holding, LaneKey, Lease
 from poller.progress import Progress
@@ -101,7 +101,9 @@ class LineStore:
         self.checkpoints = self.states = self.leases = self.journal = self
         self.runs = LineRuns(store, line)
         self.outbox = LineOutbox(store, line)
+        self.parking = LineParking(store, line)
         self.upkeep = store.upkeep  # no lane waits for it
+        self.acknowledged = LineAcknowledged(store, line)
 
     async def load(self, key: LaneKey) -> Progress | None:
         self._line.watch("loading", key)
@@ -176,11 +178,32 @@ class LineRuns:
     async def select(self, names: Sequence[str] = (), limit: int | None = None) -> Sequence[Run]:
         return await self._line.call("select runs", lambda: self._store.runs.select(names, limit))
 
-    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[Step]:
         return await self._line.call("finish", lambda: self._store.runs.finish(run, done, now, owner, who))
+
+    async def forget(self, before: float, limit: int) -> int:
+        return await self._line.call("forget runs", lambda: self._store.runs.forget(before, limit))
 
     async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:
         return await self._line.call("trail", lambda: self._store.runs.trail(run, rows, after, limit))
+
+
+class LineParking:
+    """`Parking` over a `Line`."""
+
+    def __init__(self, store: Store, line: Line) -> None:
+        self._store, self._line = store, line
+
+    async def held(self, mapping: str, source: str, keys: Collection[str] | None = None) -> set[str]:
+        return await self._line.call("held keys", lambda: self._store.parking.held(mapping, source, keys))
+
+    async def park(self, entries: Sequence[Entry]) -> Sequence[str]:
+        async def operation() -> Sequence[str]:
+            ids = await self._store.parking.park(entries)
+            self._line.watch("parked", (entries, ids))
+            return ids
+
+        return await self._line.call("park", operation)
 
 
 class LineOutbox:
@@ -192,11 +215,38 @@ class LineOutbox:
     async def put(self, deliveries: Sequence[Delivery]) -> None:
         await self._line.call("post", lambda: self._store.outbox.put(deliveries))
 
-    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery]:
+    async def due(self, mapping: str, destination: str, now: float, limit: int) -> Sequence[Delivery | Damaged]:
         return await self._line.call("due", lambda: self._store.outbox.due(mapping, destination, now, limit))
 
-    async def settle(self, number: int, due: float | None, error: str = "") -> None:
-        await self._line.call("settle", lambda: self._store.outbox.settle(number, due, error))
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
+        await self._line.call("settle", lambda: self._store.outbox.settle(number, due, error, damaged))
 
     async def waiting(self) -> Sequence[Waiting]:
         return await self._line.call("waiting", self._store.outbox.waiting)
+
+
+class LineAcknowledged:
+    """`Acknowledged` over a `Line`."""
+
+    def __init__(self, store: Store, line: Line) -> None:
+        self._store, self._line = store, line
+
+    async def put(self, mapping: str, names: Sequence[bytes], now: float, until: float) -> None:
+        async def operation() -> None:
+            await self._store.acknowledged.put(mapping, names, now, until)
+            self._line.watch("acknowledged", (names, until))
+
+        await self._line.call("put names", operation)
+
+    async def known(self, mapping: str, names: Sequence[bytes], now: float) -> Collection[bytes]:
+        async def operation() -> Collection[bytes]:
+            self._line.watch("looking", (self._line.gate.life, names, now))
+            return await self._store.acknowledged.known(mapping, names, now)
+
+        return await self._line.call("known names", operation)
+
+    async def forget(self, mapping: str, now: float) -> None:
+        await self._line.call("forget names", lambda: self._store.acknowledged.forget(mapping, now))
+
+    async def trim(self, now: float, most: Mapping[str, int]) -> int:
+        return await self._store.acknowledged.trim(now, most)

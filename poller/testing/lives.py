@@ -11,7 +11,7 @@ from poller.breaker import Open
 from poller.circuit import Actions, Circuit
 from poller.mapping import MappingRunner
 from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, Outcome, Response, Retry
-from poller.protocols import Event, Format, Lane, Source
+from poller.protocols import Event, Format, Lane, Saving, Source
 from poller.strands import Strands
 from poller.testing.fakes import Gate
 from poller.testing.faults import Line
@@ -31,6 +31,8 @@ class WatchedHandler:
         life.gate.check()
         names = [str(identifier) for identifier in event.identifiers()]
         invocation = world.oracle.begin(life.name, call.lane, names)
+        if world.remembering:
+            world.remembering.begin(life.name, names)
         probe = life.circuit.begun()
         windows, given = world.windows, event.mapping() if world.windows else {}
         if windows:
@@ -152,6 +154,8 @@ class WatchedLane:
         for action in actions:
             match action:
                 case Ack(records):
+                    if self._world.remembering:
+                        self._world.remembering.settled([record.name for record in records])
                     self._world.oracle.settle(self.name, [record.name for record in records])
                 case Discard(failure):
                     self._world.count(failure.reason)
@@ -164,6 +168,15 @@ class WatchedLane:
         await self._lane.aclose(broken)
 
 
+class WatchedSavingLane(WatchedLane):
+    """The same of a lane that saves."""
+
+    async def save(self) -> None:
+        self._life.gate.check()
+        assert isinstance(self._lane, Saving)
+        await self._lane.save()
+
+
 class WatchedSource:
     """A source whose lanes are watched."""
 
@@ -174,7 +187,8 @@ class WatchedSource:
     async def lanes(self) -> AsyncIterator[Lane]:
         async for lane in self._source.lanes():
             self._world.count("lane opened")
-            yield WatchedLane(lane, self._world, self._life)
+            watched = WatchedSavingLane if isinstance(lane, Saving) else WatchedLane
+            yield watched(lane, self._world, self._life)
 
     async def aclose(self) -> None:
         await self._source.aclose()

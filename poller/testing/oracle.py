@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from poller.model import Lease
@@ -67,6 +67,8 @@ class Oracle:
     """Lanes that have a window open, by what is saved."""
     passed: set[str] = field(default_factory=set)
     """Lanes of whose descendants something has begun."""
+    also: Callable[[Sequence[str]], None] = lambda _names: None
+    """Told of what begins."""
     broken: Broken | None = None
     _at_putting: dict[Lease, frozenset[str]] = field(default_factory=dict)
     _at_saving: dict[int, frozenset[str]] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Oracle:
         self._alone(invocation)
         self._in_order(invocation)
         self._after_parents(lane)
+        self.also(names)
         if self.unwanted.intersection(names):
             self.violated(f"{sorted(self.unwanted.intersection(names))} were filtered out, and are invoked")
         again = self.safe.intersection(names)

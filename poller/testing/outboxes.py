@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from poller.failures.entry import successes
-from poller.failures.journal import Delivery, Entry, KeptRecord, Waiting
+from poller.failures.journal import Damaged, Delivery, Entry, KeptRecord, Waiting
 from poller.model import Fault
 from poller.protocols import Store
 from poller.testing.journals import ANY, make_entry
@@ -22,7 +22,10 @@ def failed(name: str, *records: str, to: Sequence[str] = (DEAD,), **fields: Any)
 
 
 async def due(store: Store, destination: str = DEAD, now: float = LATER, limit: int = 100, mapping: str = "orders") -> list[Delivery]:
-    return list(await store.outbox.due(mapping, destination, now, limit))
+    found = await store.outbox.due(mapping, destination, now, limit)
+    readable = [each for each in found if isinstance(each, Delivery)]
+    assert len(readable) == len(found)
+    return readable
 
 
 async def records(store: Store, destination: str = DEAD) -> list[list[str]]:
@@ -31,7 +34,12 @@ async def records(store: Store, destination: str = DEAD) -> list[list[str]]:
 
 
 class OutboxContract:
-    """poller.failures.protocols.Outbox: what came into the journal or was put goes to each of its destinations, until it has arrived."""
+    """poller.failures.protocols.Outbox: what came into the journal or was put goes to each of its destinations, until it has arrived.
+
+    `damage` makes what the store keeps of the deliveries of this id unreadable, or, with `mend`, readable again."""
+
+    async def damage(self, store: Store, id: str, mend: bool = False) -> None:
+        raise NotImplementedError
 
     async def test_a_failure_is_in_the_outbox_with_its_row(self, store: Store) -> None:
         entry = failed("f1", "m1", "m2", to=(DEAD, AUDIT), request_id="r-1")
@@ -151,6 +159,44 @@ class OutboxContract:
             Waiting("orders", AUDIT, 3, 1000.0, 0, ""),
             Waiting("returns", DEAD, 1, 5.0, 0, ""),
         ]
+
+    async def test_one_that_cannot_be_read_is_told_beside_the_others(self, store: Store) -> None:
+        await store.journal.append([failed(f"f{n}", to=(DEAD, AUDIT) if n == 1 else (DEAD,), time=1000.0 + n) for n in range(3)])
+        whole = await due(store)
+        await self.damage(store, "f1")
+        first, torn, last = await store.outbox.due("orders", DEAD, LATER, 9)
+        assert [first, last] == [whole[0], whole[2]]
+        assert isinstance(torn, Damaged)
+        assert (torn.number, torn.id, torn.destination, torn.attempts, torn.due) == (whole[1].number, "f1", DEAD, 0, 0.0)
+        assert "delivery f1" in torn.error
+        assert {line.damaged for line in await store.outbox.waiting()} == {0}  # nobody has tried it yet
+
+    async def test_one_that_is_set_aside_waits_and_is_counted_for_itself(self, store: Store) -> None:
+        await store.journal.append([failed(f"f{n}", to=(DEAD, AUDIT), time=1000.0 + n) for n in range(2)])
+        await self.damage(store, "f0")
+        torn, other = await store.outbox.due("orders", DEAD, LATER, 9)
+        await store.outbox.settle(torn.number, 5000.0, "it is torn", damaged=True)
+        await store.outbox.settle(other.number, 2000.0, "no route")
+        aside, left = await store.outbox.waiting()
+        # Its error says nothing of the destination.
+        assert aside == Waiting("orders", DEAD, 2, 1000.0, 1, "no route", 1)
+        assert left == Waiting("orders", AUDIT, 2, 1000.0, 0, "", 0)
+        assert [each.number for each in await store.outbox.due("orders", DEAD, 4999.0, 9)] == [other.number]
+        again, _ = await store.outbox.due("orders", DEAD, 5000.0, 9)
+        assert isinstance(again, Damaged) and (again.number, again.attempts) == (torn.number, 1)
+        await self.damage(store, "f0", mend=True)
+        mended, _ = await due(store)
+        assert (mended.number, mended.attempts) == (torn.number, 1)
+        await store.outbox.settle(mended.number, 6000.0, "no route")
+        assert [line.damaged for line in await store.outbox.waiting()] == [0, 0]
+
+    async def test_one_that_cannot_be_read_is_dropped_as_others_are(self, store: Store) -> None:
+        await store.journal.append([failed("f0")])
+        await self.damage(store, "f0")
+        (torn,) = await store.outbox.due("orders", DEAD, LATER, 9)
+        await store.outbox.settle(torn.number, 5000.0, "it is torn", damaged=True)
+        await store.outbox.settle(torn.number, None)
+        assert list(await store.outbox.waiting()) == []
 
 
 class TextOutboxContract(OutboxContract):

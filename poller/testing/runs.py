@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from poller.failures.journal import Selection
-from poller.failures.runs import Finished, Plan, Run, Step
+from poller.failures.runs import Finished, Plan, Run, RunState, Step, started
 from poller.model import Fault
 from poller.protocols import Store
 from poller.testing.journals import held, make_entry, row_of
@@ -81,7 +81,7 @@ class RunsContract:
         await claimed(store, "f1", "f2", "f3")
         rest = make_entry("rest", "m-f3", fault=AGAIN, run="r1", time=20.0)
         done = [Finished("f1", "replayed"), Finished("f2", "failed_again", AGAIN, edited=True), Finished("f3", "split", rests=(rest,))]
-        assert list(await store.runs.finish("r1", done, 20.0, "w1", "ada@host")) == ["f1", "f2", "f3"]
+        told = await store.runs.finish("r1", done, 20.0, "w1", "ada@host")
         rows = {row.entry.id: row for row in await store.journal.select(Selection(states=()))}
         assert {name: row.state for name, row in rows.items()} == {"f1": "replayed", "f2": "kept", "f3": "replayed", "rest": "kept"}
         assert (rows["f2"].entry.fault, rows["f2"].failures, rows["f2"].changed) == (AGAIN, 1, 20.0)
@@ -92,6 +92,7 @@ class RunsContract:
             Step("r1", "f2", "failed_again", 20.0, "ada@host", ("f2",), edited=True),
             Step("r1", "f3", "split", 20.0, "ada@host", ("rest",)),
         ]
+        assert [replace(step, number=0) for step in told] == steps
         assert dict((await run_of(store, "r1")).counts) == {"replayed": 1, "failed_again": 1, "split": 1}
 
     async def test_who_has_not_claimed_a_row_finishes_nothing(self, store: Store) -> None:
@@ -100,7 +101,7 @@ class RunsContract:
         await claimed(store, "f2", owner="w2")
         rest = make_entry("rest", "m-new", run="r1")
         done = [Finished("f1", "split", rests=(rest,)), Finished("f2", "replayed"), Finished("gone", "replayed")]
-        assert list(await store.runs.finish("r1", done, 20.0, "w2", "ada")) == ["f2"]
+        assert [step.row for step in await store.runs.finish("r1", done, 20.0, "w2", "ada")] == ["f2"]
         assert list(await store.runs.finish("r1", done, 21.0, "w2", "ada")) == []  # nor twice
         assert (await row_of(store.journal, "f1")).state == "claimed"
         assert "rest" not in await held(store.journal)
@@ -133,6 +134,43 @@ class RunsContract:
         assert [step.row for step in await store.runs.trail("r2")] == names[:1]
         assert list(await store.runs.trail("r3")) == []
         assert dict((await run_of(store, "r1")).counts) == {"sent": 599}
+
+    async def test_runs_that_ended_are_forgotten_a_few_lines_at_a_time(self, store: Store) -> None:
+        rows = {name: [f"{name}-{n}" for n in range(count)] for name, count in {"done": 7, "empty": 0, "late": 2, "paused": 3}.items()}
+        for number, (name, its) in enumerate(rows.items()):
+            await store.runs.put(make_run(name, began=10.0 + number, state="running", changed=10.0))
+            if its:
+                await claimed(store, *its)
+                await store.runs.finish(name, [Finished(row, "replayed") for row in its], 20.0, "w1", "ada")
+        ends: dict[str, tuple[RunState, float]] = {"done": ("done", 50.0), "empty": ("aborted", 60.0), "late": ("done", 70.0)}
+        for name, (state, changed) in {**ends, "paused": ("paused", 50.0)}.items():
+            assert await store.runs.put(replace(await run_of(store, name), state=state, changed=changed))
+        assert await store.runs.forget(50.0, 100) == 0  # not before it is over
+        assert await store.runs.forget(70.0, 5) == 5
+        assert dict((await run_of(store, "done")).counts) == {"replayed": 2}
+        assert await store.runs.forget(70.0, 5) == 3  # the last two, and the run
+        assert await store.runs.forget(70.0, 5) == 1
+        assert await store.runs.forget(70.0, 5) == 0
+        assert [run.name for run in await store.runs.select()] == ["paused", "late"]
+        assert {name: len(await store.runs.trail(name)) for name in rows} == {"done": 0, "empty": 0, "late": 2, "paused": 3}
+        # Its name is free, and its rows are what they were.
+        assert await store.runs.put(make_run("done"))
+        assert (await row_of(store.journal, "done-0")).state == "replayed"
+
+    async def test_a_run_that_is_started_again_while_it_is_forgotten_stays(self, store: Store) -> None:
+        await store.runs.put(make_run("r1", state="running", began=10.0, changed=10.0))
+        names = [f"f{n}" for n in range(4)]
+        await claimed(store, *names)
+        await store.runs.finish("r1", [Finished(name, "failed_again", AGAIN) for name in names], 20.0, "w1", "ada")
+        await store.runs.put(replace(await run_of(store, "r1"), state="done", changed=20.0))
+        assert await store.runs.forget(30.0, 2) == 2
+        left = await store.runs.trail("r1")
+        again = started(await run_of(store, "r1"), "w2", 40.0, since=left[-1].number)
+        assert await store.runs.put(again)
+        assert await store.runs.forget(39.0, 2) == 0
+        assert list(await store.journal.mark(names, "claimed", 41.0, "w2", 90.0)) == names
+        await store.runs.finish("r1", [Finished(names[0], "replayed")], 42.0, "w2", "ada")
+        assert [(line.row, line.outcome) for line in await store.runs.trail("r1", after=again.since)] == [(names[0], "replayed")]
 
     async def test_texts_of_any_kind_come_back(self, store: Store) -> None:
         plan = Plan(Selection(key="a\x00b \N{SNOWMAN}"), edits={"f": ('{"a":"\N{SNOWMAN}"}',)})

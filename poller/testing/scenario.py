@@ -8,7 +8,17 @@ from typing import Any, Literal, cast
 
 from poller.policy import Block, Redeliver
 from poller.protocols import Policy
-from poller.settings import Backoff, Batching, Bisect, BreakerSettings, ErrorRule, FailureSettings, FilterSettings, MappingSettings
+from poller.settings import (
+    Backoff,
+    Batching,
+    Bisect,
+    BreakerSettings,
+    ErrorRule,
+    FailureSettings,
+    FilterSettings,
+    IdempotencySettings,
+    MappingSettings,
+)
 from poller.testing.fakes import FILTERABLE
 from poller.testing.oracle import Rules, poison_bound
 
@@ -121,6 +131,23 @@ class Scenario:
             policy = replace(policy, bisect=bisect)
         settings = replace(self.settings, failure=replace(said, errors=errors, bisect=bisect))
         return replace(self, settings=settings, policy=policy, named=random.choice((0.0, 0.5, 1.0)))
+
+    def remembering(self, random: Random, chance: float = 0.3) -> Scenario:
+        """Perhaps the same with an idempotency window, if it has no tumbling one."""
+        if self.settings.tumbling_window or random.random() >= chance:
+            return self
+        return replace(self, settings=replace(self.settings, idempotency=IdempotencySettings(random.choice((5.0, 60.0, 3600.0)))))
+
+    def parking(self, random: Random, chance: float = 0.4) -> Scenario:
+        """Perhaps the same with parking, for all failures or by its error rules alone, if it keeps an order and has no windows."""
+        if self.kind == "queue" or self.settings.tumbling_window or random.random() >= chance:
+            return self
+        said = self.settings.failure
+        rules = tuple(replace(rule, action="park") if rule.action == "discard" and random.random() < 0.7 else rule for rule in said.errors)
+        order = "" if any(rule.action == "park" for rule in rules) and random.random() < 0.5 else "park"
+        settings = replace(self.settings, failure=replace(said, errors=rules), on_failure_order=cast("Any", order))
+        settings = replace(settings, maximum_parked_keys=random.choice((2, 10_000)))
+        return replace(self, settings=settings, policy=replace(cast("Any", self.policy), errors=rules))
 
     def filtered(self, unwanted: float) -> Scenario:
         """The same with a filter, and more records, of which so many (0 to 1) do not match it; 0: without a filter."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any, ClassVar, cast
 import orjson
 
 from poller.functions import Function
+from poller.guarding import guarding
 from poller.lane_runner import LaneRunner
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters
 from poller.model import Busy, Fault, LaneKey, Response, Returned
 from poller.ordered_source import OrderedSource
 from poller.policy import Redeliver
-from poller.protocols import Lane, Source, Store
+from poller.protocols import Guard, Lane, Source, Store
 from poller.settings import Context, FunctionSettings
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually
@@ -35,6 +36,9 @@ from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord,
 from poller.testing.faults import Line, LineStore
 from poller.testing.lives import Life, WatchedCircuit, WatchedHandler, WatchedSource
 from poller.testing.oracle import Broken, Oracle
+from poller.testing.parked import ParkingOracle
+from poller.testing.remembering import RememberingOracle
+from poller.testing.report import Report
 from poller.testing.resharding import Reshard, drawn, shard_at
 from poller.testing.scenario import Scenario
 from poller.testing.windowing import WindowOracle
@@ -48,25 +52,12 @@ CALM_SECONDS = 4000.0
 """How long a calm world may take to finish; more is a loss."""
 
 
-@dataclass(slots=True)
-class Report:
-    """What one run reached, so that a suite can show that its scenarios reach everything.
-
-    `events`: invocations begun and ended, saves and deletes that took effect, calls of store and source, decisions, and faults.
-    """
-
-    seed: int
-    scenario: Scenario
-    events: int
-    counts: Counter[str]
-
-
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
     random = Random(seed)
     # Dice of their own: what has no windows, breaker or rules is drawn as if there were none.
     own = Scenario.draw(random).tumbling(Random(f"windows of {seed}")).breaking(Random(f"breaker of {seed}"), STORM_SECONDS)
-    own = own.ruled(Random(f"rules of {seed}"))
+    own = own.ruled(Random(f"rules of {seed}")).remembering(Random(f"idempotency of {seed}")).parking(Random(f"parking of {seed}"))
     try:
         return run_virtually(World(seed, random, scenario or own, store or MemoryStore()).run())
     except BaseException as error:
@@ -85,6 +76,8 @@ class World:
     counts: Counter[str] = field(default_factory=Counter)
     oracle: Oracle = field(init=False)
     windows: WindowOracle | None = field(init=False, default=None)
+    remembering: RememberingOracle | None = field(init=False, default=None)
+    parking: ParkingOracle | None = field(init=False, default=None)
     stream: FakeStream = field(init=False)
     queue: FakeQueue = field(init=False)
     poison: set[str] = field(init=False)
@@ -162,6 +155,12 @@ class World:
             unwanted=frozenset(record.name for _, _, record in plan if record.name.startswith("u")),
             parents={child: reshard.parents for reshard in self.reshards for child in reshard.children},
         )
+        if scenario.settings.idempotency:
+            self.remembering = RememberingOracle(self.oracle.violated, self.count, lambda: self.oracle.unwanted | self.oracle.journal)
+        if scenario.settings.parks:
+            dice, order = Random(f"person of {self.seed}"), scenario.settings.on_failure_order == "park"
+            self.parking = ParkingOracle(dice, order, self.oracle.keys, self.store, loop.now, self.oracle.violated, self.count)
+            self.oracle.also = self.parking.begin
         if scenario.settings.tumbling_window:
             self.windows = self._windowed({record.name: lane for _, lane, record in plan})
         return plan
@@ -186,9 +185,15 @@ class World:
                 back = self.random.uniform(0.0, self.scenario.lateness) if self.happens(0.3 if self.scenario.lateness else 0.0) else 0.0
                 if self.windows:
                     self.windows.arrivals[what.name] = loop.now() - back
-                self.stream.put(lane, what._replace(arrival=loop.now() - back))
+                self._sent(what := what._replace(arrival=loop.now() - back))
+                self.stream.put(lane, what)
             else:
+                self._sent(what._replace(arrival=loop.now()))
                 self.queue.send(what.name, what.key)
+
+    def _sent(self, record: FakeRecord) -> None:
+        if self.remembering:
+            self.remembering.sent("fake" if self.scenario.kind == "stream" else "fake:queue", record)
 
     # --- lives ------------------------------------------------------------------------------------------------------------------
 
@@ -214,6 +219,7 @@ class World:
         circuit = self.circuit(settings.breaker, name, counters)
         circuit.watch(self)
         work = Work(settings, function, scenario.policy, "fake", store, counters, loop.now, random, Turn(), circuit=circuit)
+        work.guards = self.guarding(work, store)
         self.counters.append(counters)
         life: Life
 
@@ -229,6 +235,9 @@ class World:
 
     circuit: ClassVar[type[WatchedCircuit]] = WatchedCircuit
 
+    def guarding(self, work: Work, store: Store) -> Callable[[Lane], Sequence[Guard]]:
+        return guarding(work, store)
+
     def lane_runner(self, lane: Lane, work: Work) -> LaneRunner:
         return LaneRunner(lane, work)
 
@@ -241,6 +250,8 @@ class World:
         return FakeQueueSource(self.queue, scenario.policy, scenario.settings.width, gate, line.fault)
 
     def _watch(self, what: str, about: Any) -> None:
+        if self.parking:
+            self.parking.hear(what, about)
         match what:
             case "loading":
                 # A new owner starts: of what the last one had settled, only what was saved is safe.
@@ -251,6 +262,10 @@ class World:
                 self.oracle.saving(*about)
             case "saved":
                 self.oracle.saved(*about)
+            case _ if self.remembering and self.remembering.hear(what, about):
+                pass
+            case "parked":
+                self.oracle.journal.update(record.id for entry, row in zip(*about, strict=True) if row for record in entry.records)
             case _:
                 self.oracle.journal.update(record.id for entry in about for record in entry.records)
                 if self.windows is not None:
@@ -265,7 +280,8 @@ class World:
         while asyncio.get_running_loop().time() < STORM_SECONDS:
             await asyncio.sleep(random.expovariate(0.25))
             self._lawful()
-            last = "trim" if self.scenario.kind == "stream" else "duplicate"
+            # A group whose message is delivered early is another's too: no order is kept then.
+            last = "trim" if self.scenario.kind == "stream" else "stop" if self.parking else "duplicate"
             await self._strike(random.choice(self.lives), random.choice(("crash", "crash", "stop", "cut off", "ask back", last)))
 
     async def _strike(self, life: Life, what: str) -> None:
@@ -302,6 +318,7 @@ class World:
         plan = self._prepare()
         self.queue_hook()
         feeder = asyncio.create_task(self._feed(plan))
+        person = asyncio.create_task(self.parking.attend()) if self.parking else feeder
         for _ in range(self.random.choice((1, 1, 2))):
             self.start()
         await self._storm()
@@ -314,6 +331,8 @@ class World:
         for life in self.lives:
             await life.stop(60.0)
         await self._closed()
+        if not person.cancel() and (error := person.exception()):
+            raise error
         self._lawful()
         events = self.oracle.events + self.counts.total()
         for counters in self.counters:
@@ -373,14 +392,3 @@ class World:
             last = max((self.oracle.tokens[name] for name in names), default=-1)
             if names and (progress is None or progress.checkpoint <= last or progress.spans):
                 raise Broken(f"law 7: {lane} stopped at {progress}, its last record is {last}")
-
-
-def reached(reports: Sequence[Report]) -> str:
-    """What a set of runs reached, for the log of a suite."""
-    total: Counter[str] = Counter()
-    for report in reports:
-        total.update(report.counts)
-    width = max(map(len, total), default=0)
-    events = sum(report.events for report in reports)
-    lines = [f"{what:{width}}  {count}" for what, count in sorted(total.items())]
-    return "\n".join((f"{len(reports)} runs, {events} events, fewest {min(r.events for r in reports)}", *lines))

@@ -154,6 +154,28 @@ class UpkeepContract(GroupsContract):
         assert list(await held(store.journal)) == ["kept", "claimed"]
         assert [row.id for row in await store.upkeep.remove(("kept",), 1.5, 9)] == ["kept"]
 
+    async def test_a_row_is_as_old_as_its_last_failure(self, store: Store) -> None:
+        """The same record failed again, live, while the row was kept: by the same discard, in another batch, and of an older time."""
+        await store.journal.append([failed(name, TYPO, 1.0, f"{name}-1", f"{name}-2") for name in ("same", "other", "late", "claimed")])
+        await store.journal.append([failed("alone", TYPO, 1.0)])
+        await store.journal.mark(["claimed"], "claimed", 2.0, "a", 1e12)
+        again = [
+            failed("same", TYPO, 20.0, "same-1", "same-2"),
+            failed("g", SLOW, 21.0, "other-2", "more"),
+            failed("late", TYPO, 0.5, "late-1"),
+        ]
+        await store.journal.append([*again, failed("claimed", TYPO, 22.0, "claimed-1")])
+        rows = {row.entry.id: (row.entry.time, row.changed) for row in await store.journal.select(ANY)}
+        assert rows == {
+            "same": (1.0, 20.0),
+            "other": (1.0, 21.0),
+            "late": (1.0, 1.0),
+            "claimed": (1.0, 22.0),
+            "alone": (1.0, 1.0),
+            "g": (21.0, 21.0),
+        }
+        assert sorted(row.id for row in await store.upkeep.remove(("kept",), 20.5, 9)) == ["alone", "late", "same"]
+
     async def test_what_is_claimed_is_never_removed(self, store: Store) -> None:
         await self._all_states(store)
         assert await store.upkeep.remove(("claimed",), 1e9, 9) == []

@@ -16,7 +16,7 @@ import orjson
 
 from poller.failures.journal import Entry
 from poller.model import Response, Returned
-from poller.windows import MAXIMUM_STATE_BYTES
+from poller.quotas import MAXIMUM_STATE_BYTES
 
 Place = tuple[str, int, int, bool]
 """Lane, start and end of a window, and whether it ends early."""

@@ -3,6 +3,8 @@
 The shares of a limit add up to the limit, always. Where there are more workers than a function may have invocations, the first ones run it
 and the others do not: so the first worker has every function. Of a queue, the workers that run its function share the width likewise, but
 who comes first depends on the mapping, so that many narrow queues do not all fall to one worker.
+
+Streams keep their width: it is a lane's, and a lane's order hangs on it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from dataclasses import replace
 from zlib import crc32
 
 from poller.config import Config, MappingConfig
-from poller.config.tree import digest
 
 
 def share(limit: int, number: int, workers: int, first: int = 1) -> int:
@@ -48,6 +49,5 @@ def _mapping(mapping: MappingConfig, number: int, runners: int) -> MappingConfig
     width = share(mapping.settings.width, number, runners, 1 + crc32(mapping.settings.id.encode()) % runners)
     if not width:
         return replace(mapping, enabled=False)
-    settings = replace(mapping.settings, width=width)
-    # A width that changes only here, because other workers come to run the function, is a change all the same.
-    return replace(mapping, settings=settings, digest=digest(settings, mapping.type, mapping.options, mapping.enabled))
+    # A width that changes only here, because other workers come to run the function, changes the digest all the same.
+    return replace(mapping, settings=replace(mapping.settings, width=width))

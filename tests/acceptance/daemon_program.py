@@ -22,11 +22,11 @@ from poller.config import Config, load
 from poller.daemon import Daemon, open_configured_store
 from poller.errors import PollerError
 from poller.failures.journal import Delivery, Entry, Row, RowState, Selection
-from poller.failures.protocols import Journal, Outbox
+from poller.failures.protocols import Journal, Outbox, Parking
 from poller.logs import setup
 from poller.model import Fault, LaneKey, Lease
 from poller.progress import Progress
-from poller.protocols import Checkpoints, Leases, States, Store
+from poller.protocols import Acknowledged, Checkpoints, Leases, States, Store
 from poller.registry import Registry
 
 
@@ -54,12 +54,20 @@ DELIVERING = ("posting", "delivering", "delivered")
 """With destinations: just before a success is in the outbox; just before, and after, it is durable that a delivery has arrived."""
 
 
+REMEMBERING = ("acknowledging", "acknowledged")
+"""With an idempotency window: just before, and after, it is durable that records were acknowledged; they are settled behind that."""
+
+
+PARKING = ("parking", "parked")
+"""With on_failure_order: just before, and after, records are parked; they are settled behind that."""
+
+
 class Doom:
     """Kills this process when it comes to its point."""
 
     def __init__(self, options: Options) -> None:
         self._point, self._left = options.point, options.count
-        assert not self._point or self._point in (*POINTS, *DELIVERING)
+        assert not self._point or self._point in (*POINTS, *DELIVERING, *REMEMBERING, *PARKING)
 
     def at(self, point: str) -> None:
         if point == self._point:
@@ -79,6 +87,8 @@ class DoomedStore:
         self.states: States = store.states
         self.outbox: Outbox = DoomedOutbox(store.outbox, doom)
         self.runs, self.upkeep = store.runs, store.upkeep
+        self.acknowledged: Acknowledged = DoomedAcknowledged(store.acknowledged, doom)
+        self.parking: Parking = DoomedParking(store.parking, doom)
         self._opened: set[LaneKey] = set()
         self._counted: set[tuple[int, int, int, int]] = set()
         self._kept = False
@@ -140,12 +150,39 @@ class DoomedOutbox:
         self._doom.at("posting")
         await self._outbox.put(deliveries)
 
-    async def settle(self, number: int, due: float | None, error: str = "") -> None:
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
         if due is None:
             self._doom.at("delivering")
-        await self._outbox.settle(number, due, error)
+        await self._outbox.settle(number, due, error, damaged)
         if due is None:
             self._doom.at("delivered")
+
+
+class DoomedAcknowledged:
+    """An `Acknowledged` that passes the points of remembering."""
+
+    def __init__(self, acknowledged: Acknowledged, doom: Doom) -> None:
+        self._acknowledged, self._doom = acknowledged, doom
+        self.known, self.forget, self.trim = acknowledged.known, acknowledged.forget, acknowledged.trim
+
+    async def put(self, mapping: str, names: Sequence[bytes], now: float, until: float) -> None:
+        self._doom.at("acknowledging")
+        await self._acknowledged.put(mapping, names, now, until)
+        self._doom.at("acknowledged")
+
+
+class DoomedParking:
+    """A `Parking` that passes the points of parking."""
+
+    def __init__(self, parking: Parking, doom: Doom) -> None:
+        self._parking, self._doom = parking, doom
+        self.held = parking.held
+
+    async def park(self, entries: Sequence[Entry]) -> Sequence[str]:
+        self._doom.at("parking")
+        ids = await self._parking.park(entries)
+        self._doom.at("parked")
+        return ids
 
 
 async def run(config: Config, registry: Registry, options: Options) -> None:

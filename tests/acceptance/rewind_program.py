@@ -29,7 +29,8 @@ class DoomedStore:
         self.journal: Journal = store.journal
         self.leases: Leases = store.leases
         self.states: States = store.states
-        self.runs, self.outbox, self.upkeep = store.runs, store.outbox, store.upkeep
+        self.runs, self.outbox, self.upkeep, self.acknowledged = store.runs, store.outbox, store.upkeep, store.acknowledged
+        self.parking = store.parking
 
     async def load(self, key: LaneKey) -> Progress | None:
         return await self._store.checkpoints.load(key)

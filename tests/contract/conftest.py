@@ -14,7 +14,16 @@ from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
 from tests.servers.postgresql import PostgreSQL
 
-TABLES = ("poller_steps", "poller_runs", "poller_outbox", "poller_records", "poller_failures", "poller_origins")
+TABLES = (
+    "poller_acknowledged",
+    "poller_acknowledged_mappings",
+    "poller_steps",
+    "poller_runs",
+    "poller_outbox",
+    "poller_records",
+    "poller_failures",
+    "poller_origins",
+)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from connectors.local.destination import LocalQueueOptions
 from connectors.local.destination import kind as local_queues
 from connectors.s3 import kind as buckets
 from connectors.sqs.destination import kind as queues
-from poller.testing.dead_letters import DeadLettersContract, Shelf
+from poller.redrive.letters import GROUPS
+from poller.testing.dead_letters import DeadLettersContract, Shelf, ids, rest
 from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import KafkaClient
 from tests.servers.receivers import bucket_at, queue_at
@@ -59,3 +60,17 @@ class TestBucket(DeadLettersContract):
         async with AsyncExitStack() as stack:
             at = await bucket_at(stack, aws_services, buckets, "failures")
             yield Shelf(buckets, at.to, at.options, tmp_path)
+
+
+async def test_what_stands_behind_in_a_group_is_said_and_comes_once_that_is_gone(tmp_path: Path) -> None:
+    shelf = Shelf(local_queues, "local-queue:dead", LocalQueueOptions(fifo=True), tmp_path)
+    sent = [f"{number:032x}" for number in range(3)]
+    await shelf.put(*sent)
+    async with shelf.opened() as letters:
+        assert letters.behind == ""
+        first = await letters.fetch(2)
+        assert ids(list(first)) == sent[:2]
+        assert (list(await letters.fetch(9)), letters.behind) == ([], GROUPS)
+        assert await letters.remove(first) == 2
+        assert letters.behind == ""
+        assert ids(await rest(letters)) == sent[2:]

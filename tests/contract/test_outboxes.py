@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
-from sqlite3 import connect
 
 import pytest
 
+from connectors.postgresql.store import PostgresStore
 from poller.errors import StoreError
+from poller.failures.journal import Damaged, Delivery
 from poller.protocols import Store
 from poller.stores.memory import MemoryStore
-from poller.stores.sqlite import open_store
-from poller.testing.outboxes import DEAD, OutboxContract, TextOutboxContract, due, failed
+from poller.stores.memory_journal import MemoryJournal
+from poller.stores.memory_outbox import MemoryOutbox
+from poller.stores.sqlite import SqliteStore, open_store
+from poller.testing.outboxes import OutboxContract, TextOutboxContract, due, failed
 
 
 class TestMemory(OutboxContract):
@@ -20,11 +22,20 @@ class TestMemory(OutboxContract):
     def store(self) -> MemoryStore:
         return MemoryStore()
 
+    async def damage(self, store: Store, id: str, mend: bool = False) -> None:
+        assert isinstance(store, MemoryStore)
+        store.outbox.damage(id, not mend)
+
 
 class TestSqlite(TextOutboxContract):
     @pytest.fixture
     def store(self, sqlite_store: Store) -> Store:
         return sqlite_store
+
+    async def damage(self, store: Store, id: str, mend: bool = False) -> None:
+        assert isinstance(store, SqliteStore)
+        entry = "substr(entry, 2)" if mend else "cast(x'c1' || entry AS BLOB)"
+        await store._writer.run(lambda connection: connection.execute(f"UPDATE outbox SET entry = {entry} WHERE id = ?", (id,)))
 
 
 @pytest.mark.servers
@@ -33,8 +44,51 @@ class TestPostgres(TextOutboxContract):
     def store(self, postgresql_store: Store) -> Store:
         return postgresql_store
 
+    async def damage(self, store: Store, id: str, mend: bool = False) -> None:
+        assert isinstance(store, PostgresStore)
+        entry = "substr(entry, 2)" if mend else r"'\xc1'::bytea || entry"
+        await store._connections.run(lambda connection: connection.execute(f"UPDATE poller_outbox SET entry = {entry} WHERE id = $1", id))
 
-async def test_an_outbox_outlives_its_process_and_names_what_is_damaged(tmp_path: Path) -> None:
+
+# --- counter-tests: each broken outbox is rejected by the property it breaks --------------------------------------------------------------
+
+
+class Stuck(MemoryOutbox):
+    """Nothing is told once one cannot be read."""
+
+    def _told(self, each: Delivery) -> Delivery | Damaged:
+        told = super()._told(each)
+        if isinstance(told, Damaged):
+            raise StoreError(told.error)
+        return told
+
+
+class Mute(MemoryOutbox):
+    """Does not say what it has set aside."""
+
+    async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
+        await super().settle(number, due, error)
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (Stuck, "test_one_that_cannot_be_read_is_told_beside_the_others"),
+        (Mute, "test_one_that_is_set_aside_waits_and_is_counted_for_itself"),
+    ],
+)
+async def test_a_broken_outbox_is_rejected(broken: type[MemoryOutbox], law: str) -> None:
+    store = MemoryStore()
+    store.outbox = broken()
+    store.journal = MemoryJournal(store.outbox)
+    with pytest.raises((AssertionError, StoreError)):
+        await getattr(TestMemory(), law)(store)
+
+
+# --- what only a file can promise -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_outbox_outlives_its_process(tmp_path: Path) -> None:
     path = tmp_path / "poller.db"
     store = await open_store(path)
     await store.journal.append([failed("f1"), failed("f2")])
@@ -43,9 +97,5 @@ async def test_an_outbox_outlives_its_process_and_names_what_is_damaged(tmp_path
     store = await open_store(path)
     try:
         assert [(each.id, each.attempts, each.error) for each in await due(store)] == [("f1", 1, "no route"), ("f2", 0, "")]
-        with closing(connect(path)) as connection, connection:
-            connection.execute("UPDATE outbox SET entry = x'c1' WHERE id = 'f2'")
-        with pytest.raises(StoreError, match=r"the delivery f2 in the outbox is damaged"):
-            await store.outbox.due("orders", DEAD, 9e9, 9)
     finally:
         await store.aclose()

@@ -26,7 +26,8 @@ from connectors.local.messages import found
 from handlers.inline import connect
 from poller.failures.protocols import Destination
 from poller.functions import Function
-from poller.model import MAXIMUM_EVENT_BYTES, Call, Response
+from poller.model import Call, Response
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.settings import DestinationContext, DestinationKind, Finding, FunctionSettings
 from poller.testing.destination_faults import DestinationFaultsContract
 from poller.testing.destinations import DestinationContract

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from poller.errors import StoreError
-from poller.failures.runs import Finished, Plan, Run, decode, encode
+from poller.failures.runs import Finished, Plan, Run, Step, decode, encode
 from poller.protocols import Store
 from poller.stores.memory import MemoryStore
 from poller.stores.memory_runs import MemoryRuns
@@ -37,7 +37,7 @@ class Overwriting(MemoryRuns):
 class Trusting(MemoryRuns):
     """Believes that who finishes a row has claimed it."""
 
-    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[Step]:
         for one in done:
             await self._journal.mark((one.row,), "claimed", 1e12, owner, 2e12)
         return await super().finish(run, done, now, owner, who)
@@ -46,15 +46,44 @@ class Trusting(MemoryRuns):
 class Silent(MemoryRuns):
     """Marks rows and says nothing."""
 
-    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[str]:
+    async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[Step]:
         finished = await super().finish(run, done, now, owner, who)
         self._steps.clear()
         return finished
 
 
+class Oblivious(MemoryRuns):
+    """Forgets whatever nobody runs."""
+
+    async def forget(self, before: float, limit: int) -> int:
+        runs, self._runs = self._runs, {name: replace(run, state="done") for name, run in self._runs.items()}
+        gone = await super().forget(before, limit)
+        self._runs = {name: run for name, run in runs.items() if name in self._runs}
+        return gone
+
+
+class Renumbering(MemoryRuns):
+    """Gives the numbers of lines that are gone to others."""
+
+    async def forget(self, before: float, limit: int) -> int:
+        gone = await super().forget(before, limit)
+        self._number = 0
+        return gone
+
+
+class Hasty(MemoryRuns):
+    """Forgets a run at once, with all its lines."""
+
+    async def forget(self, before: float, limit: int) -> int:
+        return await super().forget(before, 10**9 * limit)
+
+
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
+        (Oblivious, "test_runs_that_ended_are_forgotten_a_few_lines_at_a_time"),
+        (Renumbering, "test_a_run_that_is_started_again_while_it_is_forgotten_stays"),
+        (Hasty, "test_runs_that_ended_are_forgotten_a_few_lines_at_a_time"),
         (Overwriting, "test_of_two_changes_at_once_one_is_refused"),
         (Overwriting, "test_a_name_is_given_once"),
         (Trusting, "test_who_has_not_claimed_a_row_finishes_nothing"),

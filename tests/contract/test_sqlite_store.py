@@ -47,7 +47,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 # Three tasks append and save without end; a line is written once its append, or save, was answered.
 APPENDING = """
 from dataclasses import replace
-from poller.model import KeptRecord
+from poller.failures.journal import KeptRecord
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 from poller.testing.stores import KEY, at, claimed
@@ -127,7 +127,7 @@ async def test_processes_share_a_file(tmp_path: Path) -> None:
 FILLING = """
 import json, resource
 from poller.errors import StoreUnavailable
-from poller.model import KeptRecord, Selection
+from poller.failures.journal import KeptRecord, Selection
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 from poller.testing.stores import KEY, at, claimed

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from poller.failures.journal import Entry, RowState, Selection
 from poller.model import Fault, LaneKey, Lease
 from poller.protocols import Store
-from poller.stores.memory import MemoryCheckpoints, MemoryJournal, MemoryLeases, MemoryStates, MemoryStore
+from poller.stores.memory import MemoryCheckpoints, MemoryLeases, MemoryStates, MemoryStore
+from poller.stores.memory_journal import MemoryJournal
 from poller.stores.sqlite import SqliteStore, open_store
 from poller.testing.journals import JournalContract, make_entry
 from poller.testing.states import StatesContract

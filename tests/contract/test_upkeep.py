@@ -17,7 +17,7 @@ from connectors.postgresql.store import open_store as open_postgresql
 from poller.failures.fingerprint import fingerprint
 from poller.failures.journal import ErrorGroup, KeptRecord, Removed, RowState, Selection
 from poller.protocols import Store
-from poller.stores.entries import encode_fault
+from poller.stores.entries import append, encode_fault
 from poller.stores.memory import MemoryStore
 from poller.stores.memory_upkeep import MemoryUpkeep
 from poller.stores.rows import narrowed
@@ -176,6 +176,27 @@ async def test_groups_are_counted_from_the_index_alone(tmp_path: Path) -> None:
     await store.aclose()
     for plan in plans:
         assert "COVERING INDEX failures_by_fingerprint" in str(plan)
+
+
+async def test_what_fails_for_the_first_time_pays_nothing_for_what_fails_once_more(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "poller.db")
+
+    async def statements(name: str) -> list[str]:
+        seen: list[str] = []
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.set_trace_callback(seen.append)
+            append(connection, make_entry(name, "m1"))
+            connection.set_trace_callback(None)
+
+        await store._writer.run(work)
+        return [each for each in seen if each.lstrip().startswith("UPDATE")]
+
+    await store.journal.append([make_entry("f0", "m0")])
+    first, again = await statements("f1"), await statements("f1")
+    await store.aclose()
+    assert first == []
+    assert len(again) == 1
 
 
 async def test_a_file_gives_back_what_was_removed(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from poller.strands import Assign, Strand, Strands
 from poller.testing.clock import run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeQueueSource, FakeShards, Gate
 from poller.testing.faults import Line
+from poller.testing.report import Report
 from poller.testing.scenario import Scenario
-from poller.testing.simulator import Report, World
+from poller.testing.simulator import World
 from poller.work import Work
 
 
@@ -275,7 +276,7 @@ class HastyRunner(LaneRunner):
     strand_type: ClassVar[type[StrandRunner]] = HastyStrand
 
     def _runner(self, strand: Strand) -> StrandRunner:
-        runner = self._runners[strand.number] = self.strand_type(strand, self.lane, self.work, self.signs, self._leave)
+        runner = self._runners[strand.number] = self.strand_type(strand, self.lane, self.work, self.signs, self._leave, self._guards)
         return runner
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import orjson
 
@@ -16,6 +16,7 @@ from poller.circuit import Circuit
 from poller.errors import StoreUnavailable
 from poller.failures.journal import Entry
 from poller.functions import Function
+from poller.guarding import guarding
 from poller.lane_runner import LaneRunner
 from poller.metrics import MappingCounters
 from poller.model import Busy, Call, Fault, LaneKey, Lease, Response, Returned
@@ -33,9 +34,12 @@ from poller.settings import (
     ErrorRule,
     FailureSettings,
     FunctionSettings,
+    IdempotencySettings,
     MappingSettings,
 )
-from poller.stores.memory import MemoryCheckpoints, MemoryJournal, MemoryStore
+from poller.stores.memory import MemoryCheckpoints, MemoryStore
+from poller.stores.memory_journal import MemoryJournal
+from poller.stores.memory_parking import MemoryParking
 from poller.stores.memory_runs import MemoryRuns
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeRecord, FakeShards, FakeStream, Gate
@@ -220,6 +224,7 @@ class Store(MemoryStore):
         self.checkpoints = Checkpoints(self)
         self.journal = Journal()
         self.runs = MemoryRuns(self.journal)
+        self.parking = MemoryParking(self.journal)
 
     def fail(self, down: bool) -> None:
         self.checkpoints.down = self.journal.down = down
@@ -246,18 +251,25 @@ class Scene:
     interval: float = 1.0
     breaker: BreakerSettings | None = None
     errors: tuple[ErrorRule, ...] = ()
+    order: Literal["", "park"] = ""
+    most_keys: int = 10_000
+    idempotency: IdempotencySettings | None = None
 
     def __post_init__(self) -> None:
         failure = FailureSettings(self.retries, bisect=self.bisect, reporting=self.reporting, backoff=self.backoff, errors=self.errors)
         batching = Batching(self.size, self.window, self.maximum_bytes)
         self.settings = MappingSettings("orders", "orders", "f", batching, failure, self.width)
+        self.settings = replace(self.settings, on_failure_order=self.order, maximum_parked_keys=self.most_keys)
+        self.settings = replace(self.settings, idempotency=self.idempotency)
         self.counters = MappingCounters()
         self.circuit = Circuit(self.breaker, "orders", self.counters)
         self.function = Function(FunctionSettings("f", "app.py:handle", Path("no code"), concurrency=self.concurrency), self.script)
 
     def work(self, policy: Policy) -> Work:
         store, turn = self.store, Turn()
-        return Work(self.settings, self.function, policy, "fake", store.journal, self.counters, wall, Loaded(), turn, circuit=self.circuit)
+        work = Work(self.settings, self.function, policy, "fake", store.journal, self.counters, wall, Loaded(), turn, circuit=self.circuit)
+        work.guards = guarding(work, store)
+        return work
 
     def context(self, owner: str) -> Context:
         return Context(self.settings, self.store, owner, wall, Path(), Path(), self.interval)

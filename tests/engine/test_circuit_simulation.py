@@ -19,8 +19,9 @@ from poller.stores.memory import MemoryStore
 from poller.testing.clock import run_virtually
 from poller.testing.lives import WatchedCircuit
 from poller.testing.oracle import Broken
+from poller.testing.report import Report
 from poller.testing.scenario import Scenario
-from poller.testing.simulator import STORM_SECONDS, Report, World
+from poller.testing.simulator import STORM_SECONDS, World
 
 SEEDS = max(8, int(os.environ.get("POLLER_SEEDS", "30")) // 3)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from poller.errors import NotConnected
-from poller.failures.courier import PAGE, Courier
+from poller.failures.courier import PAGE, UNREADABLE_SECONDS, Courier
 from poller.failures.delivery import AT_ONCE, delay, lanes
 from poller.failures.entry import successes
 from poller.failures.journal import Delivery
@@ -148,6 +148,30 @@ def test_one_that_fails_for_ever_without_being_refused_lets_others_pass() -> Non
         assert receiver.ids == [f"f{n}" for n in range(1, 20)]
         assert receiver.tried.count("f0") < 15
         await life.couriers.aclose()
+
+    play(scene, destinations=1)
+
+
+def test_one_that_cannot_be_read_is_set_aside_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(world: PostalWorld) -> None:
+        (receiver,) = world.receivers.values()
+        for n in range(PAGE + 3):
+            await world.fail(f"f{n}")
+        # A whole page, and more, of what cannot be read stands before the rest.
+        for n in range(PAGE + 1):
+            world.store.outbox.damage(f"f{n}")
+        life = await world.live()
+        await asyncio.sleep(60.0)
+        assert receiver.ids == [f"f{PAGE + 1}", f"f{PAGE + 2}"]
+        (line,) = await world.store.outbox.waiting()
+        assert (line.count, line.damaged, line.attempts, line.error) == (PAGE + 1, PAGE + 1, 0, "")
+        assert sum("is set aside" in each.getMessage() for each in caplog.records) == PAGE + 1
+        # A later version can read them.
+        for n in range(PAGE + 1):
+            world.store.outbox.damage(f"f{n}", unreadable=False)
+        await world.emptied(UNREADABLE_SECONDS + 60.0)
+        await life.couriers.aclose()
+        world.check()
 
     play(scene, destinations=1)
 

@@ -27,8 +27,8 @@ from poller.replay.listing import listed
 from poller.settings import FilterSettings
 from poller.testing.fakes import FILTERABLE, FakeFormat, FakeQueueLane, FakeRecord, Gate
 from poller.testing.oracle import Broken
+from poller.testing.report import Report
 from poller.testing.scenario import WANTED
-from poller.testing.simulator import Report
 from tests.engine.counterparts import Rigged, kind_of, play
 from tests.engine.scenes import (
     FAULT,

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from poller.testing.oracle import Broken
-from poller.testing.simulator import Report, reached, simulate
+from poller.testing.report import Report, reached
+from poller.testing.simulator import simulate
 from tests.engine.counterparts import COUNTERPARTS, Counterpart, Rigged, kind_of, play
 
 SEEDS = int(os.environ.get("POLLER_SEEDS", "30"))

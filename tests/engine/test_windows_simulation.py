@@ -28,8 +28,9 @@ from poller.testing.clock import run_virtually
 from poller.testing.fakes import FORMAT, FakeShards, Gate
 from poller.testing.faults import Line
 from poller.testing.oracle import Broken
+from poller.testing.report import Report
 from poller.testing.scenario import Scenario
-from poller.testing.simulator import Report, World
+from poller.testing.simulator import World
 from poller.tumbling import TumblingLane, TumblingStrands
 
 SEEDS = max(6, int(os.environ.get("POLLER_SEEDS", "30")) // 5)

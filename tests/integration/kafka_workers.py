@@ -18,6 +18,7 @@ from connectors.kafka import connector
 from connectors.kafka.lane import KafkaLane
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.source import KafkaSource, open_source
+from poller.circuit import Circuit
 from poller.errors import NotConnected
 from poller.failures.journal import Entry, Selection
 from poller.functions import Function
@@ -26,7 +27,7 @@ from poller.metrics import MappingCounters
 from poller.model import Call, Fault, Response, Returned
 from poller.policy import Block
 from poller.protocols import Event, Source
-from poller.settings import Backoff, Batching, Context, FailureSettings, FunctionSettings, MappingSettings
+from poller.settings import Backoff, Batching, BreakerSettings, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
 from poller.turn import Turn
 from poller.work import Work
@@ -155,6 +156,7 @@ class Mapping:
         self.id = options.pop("id", uuid.uuid4().hex)
         self.failure = FailureSettings(maximum_retry_attempts=2, bisect=False, backoff=Backoff(0.01, 0.05))
         self.size, self.width = size, width
+        self.breaker: BreakerSettings | None = None
         self.store = MemoryStore()
         place = {"topic": topics[0]} if len(topics) == 1 else {"topics": list(topics)}
         given = {"session_timeout": "6s", "drain_limit": "10s", **place, **options}
@@ -165,7 +167,7 @@ class Mapping:
         return self.options.group_of(self.id)
 
     def settings(self) -> MappingSettings:
-        return MappingSettings(self.id, self.id, "f", Batching(self.size), self.failure, self.width)
+        return MappingSettings(self.id, self.id, "f", Batching(self.size), self.failure, self.width, breaker=self.breaker)
 
     async def journal(self) -> list[Entry]:
         """The failures that were kept."""
@@ -188,7 +190,8 @@ class Worker:
         settings = mapping.settings()
         function = Function(FunctionSettings("f", "f.handle", Path(), timeout=60.0, concurrency=2_000), _Played(script, name))
         journal, policy = mapping.store.journal, Block.of(settings, mapping.options.partial)
-        self.work = Work(settings, function, policy, "", journal, self.counters, time.time, Random(0), Turn())
+        circuit = Circuit(settings.breaker, settings.name, self.counters)
+        self.work = Work(settings, function, policy, "", journal, self.counters, time.time, Random(0), Turn(), circuit=circuit)
         self.runner = MappingRunner(self.work, self._open)
         self.task: asyncio.Task[None] | None = None
 

@@ -122,8 +122,10 @@ class Away(QueueConnector):
 def instead_of_queues(part: object) -> Registry:
     """Where the local queue's connector is another one."""
 
+    points = installed()
+
     def entry_points(group: str) -> Iterable[EntryPoint]:
-        for point in installed(group):
+        for point in points(group):
             other = SimpleNamespace(name=point.name, value="x:y", dist=point.dist, load=lambda: part)
             yield cast("EntryPoint", other) if point.name == "local-queue" else point
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,29 @@ async def test_one_that_fails_shows_and_what_waits_outlives_its_configuration(co
         (tmp_path / "app.py").write_text(APP.replace('raise RuntimeError("not now")', "pass"))
         await daemon.adopt(configured('on_failure = ["function:refuse"]'))
         await until(lambda: _empty(daemon))
+
+
+async def test_what_is_torn_in_the_store_is_set_aside_and_shown_and_all_else_arrives(
+    configured: Callable[..., Config], tmp_path: Path
+) -> None:
+    async with running(configured('on_success = "function:refuse"')) as daemon:
+        await put(daemon.config, "one", "two", "three")
+        await until(lambda: _waiting(daemon, 3))
+    with closing(sqlite3.connect(tmp_path / "state" / "poller.db")) as connection, connection:
+        (torn,) = connection.execute("SELECT id FROM outbox ORDER BY number").fetchone()
+        connection.execute("UPDATE outbox SET due = 0, destination = 'function:collect'")
+        connection.execute("UPDATE outbox SET entry = substr(entry, 1, length(entry) / 2) WHERE id = ?", (torn,))
+    async with running(configured('on_success = "function:collect"')) as daemon:
+        await until(lambda: _waiting(daemon, 1))
+        status = await daemon.status()
+        (shown,) = status.destinations
+        assert (shown.waiting, shown.damaged, shown.last_error, status.ready) == (1, 1, "", True)
+        assert 'poller_destination_damaged{mapping="a",destination="function:collect"} 1' in exposition(status)
+    assert len(lines(tmp_path / "collected")) == 2
+
+
+async def _waiting(daemon: Daemon, count: int) -> bool:
+    return sum(each.count for each in await daemon.store.outbox.waiting()) == count and daemon.running["a"].runner.state == "running"
 
 
 async def _there(file: Path) -> bool:

@@ -48,7 +48,7 @@ async def failed(client: KafkaClient, records: list[Message], partitions: int = 
     await client.produce(topic, records)
     read = await client.read(topic, len(records))
     failure = Failure(read, "RetryAttemptsExhausted", 3, FAULT)
-    names = {"mapping": "orders", "source": "kafka:c/orders/g", "lane": f"{topic}-0", "function": "audit"}
+    names: dict[str, Any] = {"mapping": "orders", "source": "kafka:c/orders/g", "lane": f"{topic}-0", "function": "audit"}
     kept = replace(entry(failure, KafkaFormat("b1:9092"), now=1573691886.021, **names), id=ID)
     return Delivery(1, ID, "", "failure", kept)
 

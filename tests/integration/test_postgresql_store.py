@@ -104,6 +104,21 @@ async def test_what_an_append_has_found_is_not_removed_behind_its_back(store: Po
     assert (await row_of(store.journal, "f1")).changed == 2e9
 
 
+async def test_an_append_waits_for_no_row_that_somebody_is_changing(store: PostgresStore, database: str) -> None:
+    """Who finishes a row has it locked before the origins that its rests come from: each would wait for the other."""
+    await store.journal.append([make_entry("f1", "m1", time=1.0)])
+    other = await asyncpg.connect(database)
+    try:
+        async with other.transaction(), asyncio.timeout(5.0):
+            await other.execute("SELECT FROM poller_failures FOR UPDATE")
+            assert list(await store.journal.append([make_entry("f1", "m1", time=5.0), make_entry("f2", "m2")])) == ["f1", "f2"]
+    finally:
+        await other.close()
+    assert (await row_of(store.journal, "f1")).changed == 1.0  # it changes by the other's hand
+    await store.journal.append([make_entry("f1", "m1", time=6.0)])
+    assert (await row_of(store.journal, "f1")).changed == 6.0
+
+
 # --- a server that is killed, or hangs ------------------------------------------------------------------------------------------------
 
 

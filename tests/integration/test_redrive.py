@@ -31,7 +31,7 @@ from poller.failures.entry import entry as failed
 from poller.failures.invocation import record
 from poller.failures.journal import Delivery, KeptRecord, Row, Selection
 from poller.model import Failure, Fault
-from poller.redrive.letters import DeadLetters, Letter, RedriveContext
+from poller.redrive.letters import GROUPS, DeadLetters, Letter, RedriveContext
 from poller.redrive.taking import take
 from poller.registry import Registry
 from poller.stores.sqlite import open_store
@@ -104,28 +104,31 @@ def handled() -> list[dict[str, Any]]:
 class Queues:
     """A queue and its dead-letter queue."""
 
-    def __init__(self, sqs: Any, url: str) -> None:
-        self.sqs, self.url = sqs, url
-        self.name = f"q-{uuid.uuid4().hex}"
-        self.arn, self.dead = (f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}" for name in (self.name, f"{self.name}-dlq"))
+    def __init__(self, sqs: Any, url: str, kind: str) -> None:
+        self.sqs, self.url, self.fifo = sqs, url, kind == ".fifo"
+        name = f"q-{uuid.uuid4().hex}"
+        self.names = f"{name}{kind}", f"{name}-dlq{kind}"
+        self.arn, self.dead = (f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}" for name in self.names)
 
     async def create(self) -> None:
-        self.dead_url = (await self.sqs.create_queue(QueueName=f"{self.name}-dlq"))["QueueUrl"]
-        policy = json.dumps({"deadLetterTargetArn": self.dead, "maxReceiveCount": 1})
-        self.queue_url = (await self.sqs.create_queue(QueueName=self.name, Attributes={"RedrivePolicy": policy}))["QueueUrl"]
+        fifo = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if self.fifo else {}
+        self.dead_url = (await self.sqs.create_queue(QueueName=self.names[1], Attributes=fifo))["QueueUrl"]
+        policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": self.dead, "maxReceiveCount": 1})}
+        self.queue_url = (await self.sqs.create_queue(QueueName=self.names[0], Attributes=policy | fifo))["QueueUrl"]
 
     async def move(self, *bodies: str) -> None:
-        """As its redrive policy does it: each was received once too often."""
+        """As its redrive policy does it: each was received once too often. Of a FIFO queue the first letter is the group."""
         for body in bodies:
-            await self.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body)
+            await self.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body, **({"MessageGroupId": body[0]} if self.fifo else {}))
         for _ in range(2):
             for _ in bodies:
                 await self.sqs.receive_message(QueueUrl=self.queue_url, VisibilityTimeout=0)
 
-    async def send(self, body: str, **attributes: str) -> None:
+    async def send(self, body: str, group: str = "", **attributes: str) -> None:
         """Into the dead-letter queue itself."""
         told = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        await self.sqs.send_message(QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=told)
+        grouped = {"MessageGroupId": group} if group else {}
+        await self.sqs.send_message(QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=told, **grouped)
 
     async def left(self) -> tuple[int, int]:
         """Messages that can be received, and hidden ones."""
@@ -148,8 +151,8 @@ def closing(outside: Outside) -> Iterator[AsyncExitStack]:
     outside(stack.aclose())
 
 
-async def queues(stack: AsyncExitStack, url: str) -> Queues:
-    made = Queues(await stack.enter_async_context(client("sqs", url)), url)
+async def queues(stack: AsyncExitStack, url: str, kind: str = "") -> Queues:
+    made = Queues(await stack.enter_async_context(client("sqs", url)), url, kind)
     await made.create()
     return made
 
@@ -194,6 +197,38 @@ def test_messages_of_a_dead_letter_queue_run_as_those_of_the_queue_once(
     found = rows(site, outside)
     assert {(row.state, row.entry.taken_from) for row in found} == {("replayed", at.dead)}
     assert sorted(row.entry.fault.message if row.entry.fault else "" for row in found) == ["", "", "it broke"]
+
+
+def test_messages_of_a_fifo_dead_letter_queue_are_taken_in_the_order_of_their_groups(
+    site: Path, elasticmq: str, outside: Outside, closing: AsyncExitStack
+) -> None:
+    at = outside(queues(closing, elasticmq, ".fifo"))
+    configure(site, type="sqs", queue=at.arn, endpoint=elasticmq)
+    bodies = [f"{group}{number:02}" for number in range(11) for group in "ab"]  # more of a group than one receive brings
+    outside(at.move(*bodies))
+    # As many failures of another function as one receive brings, and what stands behind them in their group.
+    for number in range(10):
+        outside(at.send(recorded(f"{number:032}", function="another"), group="c"))
+    outside(at.send("behind", group="c"))
+
+    dry = taken("--from", at.dead, "--dry-run")
+    assert dry["taken"] < 22
+    assert dry["remarks"] == [GROUPS], "a look alone does not see all of a group, and says so"
+    assert outside(at.left()) == (33, 0)
+
+    found = taken("--from", at.dead, "--concurrency", "1")
+    assert (found["taken"], found["removed"], found["remarks"]) == (22, 22, [GROUPS])
+    assert 1 <= found["left_count"] <= 10
+    events = [event["Records"][0] for event in handled()]
+    assert {each["eventSourceARN"] for each in events} == {at.arn}
+    assert all(each["attributes"]["MessageGroupId"] == each["body"][0] for each in events)
+    for group in "ab":
+        assert [each["body"] for each in events if each["body"][0] == group] == [body for body in bodies if body[0] == group]
+    # In the journal they have their groups as keys, and the queue's own identity.
+    assert {(row.state, row.entry.source, row.entry.records[0].key) for row in rows(site, outside)} == {
+        ("replayed", at.arn, group) for group in "ab"
+    }
+    assert outside(at.left()) == (11, 0)
 
 
 def recorded(id: str, **fields: Any) -> str:
@@ -328,7 +363,7 @@ async def kafka_at(stack: AsyncExitStack, bootstrap: str) -> KafkaClient:
 async def dead_letters(kafka: Kafka, client: KafkaClient, topic: str, dead: str, path: Path) -> None:
     """Four records failed: one in a topic as AWS has it, one raw, and two in a file, as AWS points to them."""
     read = await client.read(topic, 4)
-    names = {"mapping": "orders", "source": "s", "lane": f"{topic}-0", "function": "orders"}
+    names: dict[str, Any] = {"mapping": "orders", "source": "s", "lane": f"{topic}-0", "function": "orders"}
     fault, shape = Fault("error", "E", "no"), KafkaFormat(kafka.bootstrap)
     kept = [
         failed(Failure(some, "RetryAttemptsExhausted", 3, fault), shape, now=time.time(), **names)
@@ -379,7 +414,7 @@ class Dying:
 
     def __init__(self, letters: DeadLetters) -> None:
         self._letters = letters
-        self.stays, self.fetch, self.aclose = letters.stays, letters.fetch, letters.aclose
+        self.stays, self.behind, self.fetch, self.aclose = letters.stays, letters.behind, letters.fetch, letters.aclose
 
     async def remove(self, letters: Sequence[Letter]) -> int:
         raise NotConnected("killed")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.batching import ENVELOPE_BYTES, cut
-from poller.model import MAXIMUM_EVENT_BYTES, Cause
+from poller.model import Cause
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.settings import Batching
 from poller.strands import Strands
 from poller.testing.fakes import FORMAT, FakeRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engine, journal, local
+from benchmarks import engine, idempotency, journal, local
 from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.comparison import Comparison, Limit, Reading, Result, Side, compare, measured, table
 from benchmarks.kinesis_server import FIRST, shard_name
@@ -116,6 +116,11 @@ async def test_the_bare_loop_runs() -> None:
 async def test_local_sources_are_put_and_polled(kind: str, poll: Callable[[int, int, str], Awaitable[Reading]], tmp_path: Path) -> None:
     assert (await local.put(kind, 100, str(tmp_path))).figure > 0
     assert (await poll(100, 10, str(tmp_path))).figure > 0
+
+
+@pytest.mark.parametrize(("window", "before"), [(True, 0), (True, 20_000), (False, 0)])
+async def test_batches_run_with_and_without_a_window(window: bool, before: int, tmp_path: Path) -> None:
+    assert (await idempotency.polled(20, 10, str(tmp_path), window, before)).figure > 0
 
 
 async def test_the_journal_is_written_on_both_sides(tmp_path: Path) -> None:

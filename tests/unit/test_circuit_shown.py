@@ -79,6 +79,10 @@ def test_the_page_says_since_when_why_and_what_to_do() -> None:
     assert "the next is due" in line and line.endswith("to close it: poller reset orders")
     probing = open_(probes=1)
     probing.state = "half-open"
+    closed = orders(None)
+    assert "circuit" not in page(DaemonStatus(mappings=[closed]), NOW)
+    closed.counters.opened = 2
+    assert "its circuit breaker has opened 2 times since it started, and is closed" in page(DaemonStatus(mappings=[closed]), NOW)
     assert "1 probe failed, one runs" in page(DaemonStatus(mappings=[orders(probing)]), NOW)
 
 

@@ -44,7 +44,7 @@ def status() -> DaemonStatus:
         reasons=[Unready(mapping="orders", lane="shard-0", reason="has settled none")],
         mappings=[orders, paused],
         functions=[FunctionStatus(name="bill", permits=8, in_use=3, waiting=1, environments=4)],
-        journal=JournalStatus(kept=4),
+        journal=JournalStatus(kept=4, parked=1200),
     )
 
 
@@ -60,7 +60,7 @@ def test_the_page_shows_what_is_wrong_and_what_is_done() -> None:
     assert lines[place].split() == ["shard-0", "running", "120", "100", "0", "5,000", "2h", "49580"]
     assert lines[place + 1] == "    under retry: 3 from 49590, 4 attempts, again in 12s: KeyError: 'total'"
     assert ["bill", "8", "3", "1", "4"] in words
-    assert lines[-1] == "journal: 4 kept, 0 in replay, 0 replayed, 0 dropped"
+    assert lines[-1] == "journal: 4 kept, 0 in replay, 1,200 parked, 0 replayed, 0 dropped"
 
 
 def test_a_pause_what_expired_and_rebalances_are_not_overlooked() -> None:
@@ -68,11 +68,13 @@ def test_a_pause_what_expired_and_rebalances_are_not_overlooked() -> None:
     orders = shown.mappings[0]
     orders.state, orders.paused = "paused", PauseStatus(by="ann on host", since=990.0)
     orders.counters.tally.expired, orders.counters.tally.rebalances = 1200, 1
+    orders.counters.parked = 7
     lines = page(shown, 1000.0).splitlines()
     (pause,) = [line for line in lines if "ann on host" in line]
     assert pause.startswith("    orders: paused by ann on host, since ") and pause.endswith("poller resume orders")
     assert "    orders: 1,200 removed by the source's retention before they were read" in lines
     assert "    orders: 1 rebalance" in lines
+    assert any(line.startswith("    orders: 7 parked behind failures that hold their keys; ") for line in lines)
 
 
 SEQUENCE = "49590338271490256608559692538361571095921575989136588898"

@@ -11,7 +11,7 @@ import pytest
 from poller.config import Address, MappingConfig, handler_kind, load
 from poller.config.reference import render
 from poller.config.schema import BackoffTable, BreakerTable, ErrorTable, FunctionTable, MappingTable, PollerTable
-from poller.model import MAXIMUM_EVENT_BYTES
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.registry import Registry
 from poller.settings import Backoff, Batching, BreakerSettings, FailureSettings, FunctionSettings, MappingSettings
 from tests.unit.test_config_parts import (
@@ -81,7 +81,7 @@ stream = "orders"
         safe=True,
     )
     made = config.mappings["orders"]
-    assert made == MappingConfig(settings_, "local-stream", StreamOptions(stream="orders"), True, made.digest)
+    assert made == MappingConfig(settings_, "local-stream", StreamOptions(stream="orders"), True)
     assert config.functions["orders"] == FunctionSettings(
         name="orders",
         handler="app.py:handle",

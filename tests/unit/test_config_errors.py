@@ -23,12 +23,14 @@ def test_what_a_mapping_says_about_errors(read: Read) -> None:
                 match="Throttled: *",
             ),
             table(match="Auth*", action="pause"),
+            table("bisect_batch_on_function_error = false", match="Declined", action="park"),
         )
     )
     assert read(text).mappings["m"].settings.failure.errors == (
         ErrorRule("ValidationError*", "discard"),
         ErrorRule("Throttled: *", "retry", -1, None, Backoff(5.0, 600.0), "key"),
         ErrorRule("Auth*", "pause"),
+        ErrorRule("Declined", "park", bisect=False),
     )
     queue = mapping("batch_size = 1", source=QUEUE) + table("maximum_receive_count = 2", 'retry_backoff = { maximum = "5s" }')
     assert read(queue).mappings["m"].settings.failure.errors == (
@@ -44,7 +46,17 @@ def test_how_a_batch_is_split(read: Read, written: str, meant: object) -> None:
 
 
 REFUSED = [
-    (QUEUE, table(action="park"), 'action] found "park"; allowed "discard" or "retry" or "pause"'),
+    (QUEUE, table(action="skip"), 'action] found "skip"; allowed "discard" or "park" or "retry" or "pause"'),
+    (
+        QUEUE,
+        table(action="park"),
+        'action] found "park" on a queue that keeps no order (source type "sqs"); allowed streams and FIFO queues',
+    ),
+    (
+        STREAM,
+        table("maximum_retry_attempts = 3", action="park"),
+        'maximum_retry_attempts] found a key for action = "retry", and this is "park"; allowed bisect_batch_on_function_error',
+    ),
     (QUEUE, table(match=""), 'match] found ""; allowed a string, at least 1 long'),
     (QUEUE, table("match_all = true"), "match_all] found an unknown key; "),
     (QUEUE, table("maximum_retry_attempts = 3"), 'maximum_retry_attempts] found a key for streams, and the source type "sqs" is a queue; '),

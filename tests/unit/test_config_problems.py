@@ -25,9 +25,9 @@ from tests.unit.test_config_parts import (
 
 KEYS = (
     "aws_exact, batch_size, bisect_batch_on_function_error, circuit_breaker, defaults, enabled, errors, filters, function, "
-    "function_response_types, id, log_filtered, maximum_batching_window, maximum_concurrency, maximum_receive_count, "
-    "maximum_record_age, maximum_retry_attempts, on_failure, on_success, parallelization_factor, redact, retry_backoff, source, "
-    "tumbling_window"
+    "function_response_types, id, idempotency_maximum_records, idempotency_window, log_filtered, maximum_batching_window, "
+    "maximum_concurrency, maximum_parked_keys, maximum_receive_count, maximum_record_age, maximum_retry_attempts, on_failure, "
+    "on_failure_order, on_success, parallelization_factor, redact, retry_backoff, source, tumbling_window"
 )
 
 BAD_KEYS = [

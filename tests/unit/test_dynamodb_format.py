@@ -20,9 +20,10 @@ from connectors.dynamodb_streams.options import FILTERABLE
 from connectors.sharded.sequence import token
 from poller.failures.entry import entry
 from poller.filtering import Filtering
-from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
+from poller.model import Failure, Fault, Partial, Returned
 from poller.outcome import interpret
 from poller.protocols import Format
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.settings import FilterSettings
 from poller.testing.strategies import laws
 

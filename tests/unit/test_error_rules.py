@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.error_rules import found, replayed, told
+from poller.error_rules import GIVING_UP, found, replayed, told
 from poller.failures.invocation import record
 from poller.failures.journal import Delivery, Entry
-from poller.model import Action, Batch, Busy, Discard, Failure, Fault, FaultKind, Outcome, Partial, Release, Retry
+from poller.model import Action, Batch, Busy, Discard, Failure, Fault, FaultKind, Outcome, Partial, Reason, Release, Retry
 from poller.outcome import DONE
 from poller.policy import PAUSING_SECONDS, Block, Redeliver
 from poller.replay.run import block
@@ -52,12 +52,12 @@ def law_23_other_errors_are_as_without(policy: Any) -> None:
 
 def law_23_discard(policy: Any) -> None:
     @laws(200)
-    @given(drawn(policy), batches(), dice, bisects, st.one_of(st.none(), st.integers(0, 19)))
-    def holds(made: Any, batch: Batch, chance: float, bisect: Any, index: int | None) -> None:
+    @given(drawn(policy), batches(), dice, bisects, st.one_of(st.none(), st.integers(0, 19)), st.sampled_from(("discard", "park")))
+    def holds(made: Any, batch: Batch, chance: float, bisect: Any, index: int | None, what: Literal["discard", "park"]) -> None:
         fault = replace(FAULT, record_index=index)
-        actions = replace(made, errors=(ErrorRule("Value*", "discard", bisect=bisect),)).decide(batch, fault, NOW, chance)
+        actions = replace(made, errors=(ErrorRule("Value*", what, bisect=bisect),)).decide(batch, fault, NOW, chance)
         check_coverage(batch, actions)
-        gone = [action.failure for action in actions if isinstance(action, Discard) and action.failure.reason == "ErrorDiscarded"]
+        gone = [action.failure for action in actions if isinstance(action, Discard) and action.failure.reason == GIVING_UP[what]]
         lost = [record for failure in gone for record in failure.records]
         if isinstance(made, Block):
             alone = len(batch) == 1 or not (made.bisect if bisect is None else bisect)
@@ -66,7 +66,10 @@ def law_23_discard(policy: Any) -> None:
             require(all(failure.attempts == batch.attempt for failure in gone), f"law 23: {gone}")
         else:
             named = index is not None and index < len(batch)
-            meant = [batch.records[index]] if named and index is not None else batch.records
+            meant = list(batch.records[index : index + 1] if named and index is not None else batch.records)
+            if named and what == "park" and meant[0].key is not None:
+                # What came before it in its group would be parked behind it, were it given back.
+                meant = [record for record in batch.records[: index + 1] if record.key == meant[0].key]  # type: ignore[operator]
             require(sorted(lost) == sorted(meant), f"law 23: {lost} are given up, {meant} are meant")
             require(not any(isinstance(action, Retry) for action in actions), f"law 23: {actions}")
 
@@ -157,8 +160,8 @@ class Raising(Redeliver):
 class Deaf(Redeliver):
     """Gives up all of them, though the error names one."""
 
-    def _rejected(self, batch: Batch, fault: Fault, dice: float) -> tuple[Action, ...]:
-        return super()._rejected(batch, replace(fault, record_index=None), dice)
+    def _rejected(self, batch: Batch, fault: Fault, reason: Reason, dice: float) -> tuple[Action, ...]:
+        return super()._rejected(batch, replace(fault, record_index=None), reason, dice)
 
 
 class Unheld(Redeliver):

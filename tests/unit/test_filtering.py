@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.fields import MESSAGE, RECORD
 from connectors.kafka.format import KafkaFormat
 from connectors.kafka.options import FILTERABLE as TOPIC
-from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
 from connectors.local.format import Entry, EntryFormat, Message, MessageFormat
-from connectors.sqs import FILTERABLE as QUEUE
 from connectors.sqs.format import SqsFormat
 from poller.filtering import Filtering, all_readable, readable
 from poller.filters import compile_pattern
@@ -82,9 +81,9 @@ def stream_entry(data: bytes) -> Entry:
     return Entry("s", 1, 1.0, "k", data)
 
 
-SQS = Source("sqs", SqsFormat("arn:aws:sqs:r:1:q", "r"), QUEUE, sqs_message, {"attributes": {"SenderId": ["AIDAEXAMPLE"]}})
-LOCAL_QUEUE = Source("local-queue", MessageFormat("q"), FILTERABLE_MESSAGE, local_message, {"eventSource": ["aws:sqs"]})
-LOCAL_STREAM = Source("local-stream", EntryFormat("s"), FILTERABLE_RECORD, stream_entry, {"partitionKey": ["k"]})
+SQS = Source("sqs", SqsFormat("arn:aws:sqs:r:1:q", "r"), MESSAGE, sqs_message, {"attributes": {"SenderId": ["AIDAEXAMPLE"]}})
+LOCAL_QUEUE = Source("local-queue", MessageFormat("q"), MESSAGE, local_message, {"eventSource": ["aws:sqs"]})
+LOCAL_STREAM = Source("local-stream", EntryFormat("s"), RECORD, stream_entry, {"partitionKey": ["k"]})
 KAFKA = Source("kafka", KafkaFormat("broker:9092"), TOPIC, TopicRecord, {"partition": [0]})
 
 QUEUES = (SQS, LOCAL_QUEUE)
@@ -250,7 +249,7 @@ def test_of_a_topic_filters_see_the_value_and_where_it_stands_but_neither_key_no
 
 def test_a_document_is_not_the_event() -> None:
     record = sqs_message(ORDER)
-    (document,) = SQS.format.documents([record], QUEUE.keys)
+    (document,) = SQS.format.documents([record], MESSAGE.keys)
     cast("dict[str, Any]", document)["attributes"].clear()
     assert SQS.format.event([record]).mapping()["Records"][0]["body"] == '{"kind": "order"}'
     assert record["Attributes"]

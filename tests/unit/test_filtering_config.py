@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.local import FILTERABLE_MESSAGE, FILTERABLE_RECORD
+from connectors.fields import MESSAGE, RECORD
 from poller.config import load
 from poller.errors import ConfigError
 from poller.filtering import Filtering
@@ -60,9 +60,7 @@ def test_patterns_are_text_or_tables(read: Read) -> None:
     filters = read(
         """filters = ['{"body": {"kind": ["order"]}}', { body = { total = [{ numeric = [">", 300] }] } }]""", "log_filtered = 9"
     ).filters
-    assert filters == FilterSettings(
-        ('{"body": {"kind": ["order"]}}', '{"body": {"total": [{"numeric": [">", 300]}]}}'), FILTERABLE_MESSAGE, logged=9
-    )
+    assert filters == FilterSettings(('{"body": {"kind": ["order"]}}', '{"body": {"total": [{"numeric": [">", 300]}]}}'), MESSAGE, logged=9)
 
 
 def test_a_table_may_be_written_as_a_header(read: Read) -> None:
@@ -71,7 +69,7 @@ def test_a_table_may_be_written_as_a_header(read: Read) -> None:
     ).filters
     assert filters is not None
     assert [json.loads(text) for text in filters.patterns] == [{"data": {"kind": ["order", "bill"]}}, {"partitionKey": ["ö"]}]
-    assert (filters.over, filters.logged) == (FILTERABLE_RECORD, 0)
+    assert (filters.over, filters.logged) == (RECORD, 0)
 
 
 def test_there_may_be_more_than_five(read: Read) -> None:

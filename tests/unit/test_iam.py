@@ -13,13 +13,15 @@ from click.testing import CliRunner
 
 from connectors.dynamodb import permissions as ledger
 from connectors.dynamodb_streams import permissions as tables
+from connectors.kafka import permissions as topics
 from connectors.kinesis import permissions as streams
 from connectors.sqs import permissions as queues
 from poller.cli import program
 from poller.cli.permitting import Permitted, permitted
 from poller.config import load
 from poller.errors import ConfigError
-from poller.permissions import DestinationPermissions, Somewhere
+from poller.permissions import DestinationPermissions, LetterPermissions, Somewhere
+from poller.redrive.letters import Readable
 from poller.registry import DESTINATIONS, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +41,9 @@ def configured(folder: Path, source: str, mapping: str = "", daemon: str = "") -
     return path
 
 
-def asked(folder: Path, source: str, mapping: str = "", daemon: str = "", place: Somewhere = HERE) -> Permitted:
+def asked(folder: Path, source: str, mapping: str = "", daemon: str = "", place: Somewhere = HERE, origin: str | None = None) -> Permitted:
     registry = Registry()
-    return permitted(load(configured(folder, source, mapping, daemon), registry, {}), registry, "m", place)
+    return permitted(load(configured(folder, source, mapping, daemon), registry, {}), registry, "m", place, origin)
 
 
 def allowed(found: Permitted, role: str = "") -> dict[str, set[str]]:
@@ -168,6 +170,58 @@ def test_every_kind_of_destination_that_iam_may_guard_tells_its_permissions() ->
     registry = Registry()
     guarded = {name for name in registry.names(DESTINATIONS) if isinstance(registry.destination(name), DestinationPermissions)}
     assert guarded == {"events", "kafka", "lambda", "s3", "sns", "sqs"}
+
+
+BROKER = (
+    'type = "kafka"\ntopic = "t"\nsasl = { mechanism = "AWS_MSK_IAM" }\n'
+    'bootstrap_servers = ["b-1.demo.a1b2c3.c2.kafka.eu-west-1.amazonaws.com:9098"]'
+)
+
+
+@pytest.mark.parametrize(
+    ("origin", "source", "expected"),
+    [
+        (f"{SQS}:dead", 'type = "sqs"\nqueue = "q"', {f"{SQS}:dead": {*queues.ACTIONS, queues.BY_NAME}}),
+        (
+            "s3://failed/here",
+            'type = "sqs"\nqueue = "q"',
+            {"arn:aws:s3:::failed": {"s3:ListBucket"}, "arn:aws:s3:::failed/here/*": {"s3:GetObject"}},
+        ),
+        (
+            "kafka://dead",
+            BROKER,
+            {
+                "arn:aws:kafka:eu-west-1:111111111111:topic/demo/*/dead": {*topics.READ},
+                "arn:aws:kafka:eu-west-1:111111111111:group/demo/*/poller-redrive-m": {*topics.JOIN},
+            },
+        ),
+    ],
+    ids=["sqs", "s3", "kafka"],
+)
+def test_what_taking_letters_needs_is_told_when_asked_for(origin: str, source: str, expected: dict[str, set[str]], tmp_path: Path) -> None:
+    without, found = (allowed(asked(tmp_path, source, origin=each)) for each in (None, origin))
+    assert found == without | expected
+
+
+def test_events_that_found_no_room_in_a_letter_are_read_too(tmp_path: Path) -> None:
+    found = allowed(asked(tmp_path, 'type = "sqs"\nqueue = "q"', 'on_failure = ["s3://failed", "file:f.jsonl"]', origin=f"{SQS}:dead"))
+    assert found["arn:aws:s3:::failed"] == {"s3:ListBucket"}
+    assert found["arn:aws:s3:::failed/*"] == {"s3:PutObject", "s3:GetObject"}
+
+
+def test_letters_that_iam_does_not_guard_and_those_that_cannot_be_read(tmp_path: Path) -> None:
+    source = 'type = "sqs"\nqueue = "q"'
+    assert "what lies at file:f.jsonl is nothing that IAM guards" in asked(tmp_path, source, origin="file:f.jsonl").remarks
+    with pytest.raises(ConfigError, match="nothing can be read from there; it can from an address of file, kafka, "):
+        asked(tmp_path, source, origin="arn:aws:sns:eu-west-1:111111111111:failed")
+
+
+def test_every_kind_whose_letters_iam_may_guard_tells_its_permissions() -> None:
+    """Each that can be read, and is guarded for sending."""
+    registry = Registry()
+    kinds = {name: registry.destination(name) for name in registry.names(DESTINATIONS)}
+    guarded = {name for name, kind in kinds.items() if isinstance(kind, LetterPermissions)}
+    assert guarded == {name for name, kind in kinds.items() if isinstance(kind, Readable) and isinstance(kind, DestinationPermissions)}
 
 
 def test_a_role_has_a_policy_of_its_own(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from connectors.kafka.format import KafkaFormat
 from connectors.kafka.options import FILTERABLE
 from poller.failures.entry import entry
 from poller.filtering import Filtering
-from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
+from poller.model import Failure, Fault, Partial, Returned
 from poller.outcome import interpret
 from poller.protocols import Format
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.replay.format import FORMAT as REPLAYED
 from poller.replay.format import records_of
 from poller.settings import FilterSettings

@@ -14,16 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.fields import RECORD as FILTERABLE
 from connectors.kinesis.client import KinesisRecord, answered
 from connectors.kinesis.format import KinesisFormat
-from connectors.kinesis.options import FILTERABLE
 from connectors.local.format import Entry, EntryFormat
 from connectors.sharded.sequence import token
 from poller.failures.entry import entry
 from poller.filtering import Filtering
-from poller.model import MAXIMUM_EVENT_BYTES, Failure, Fault, Partial, Returned
+from poller.model import Failure, Fault, Partial, Returned
 from poller.outcome import interpret
 from poller.protocols import Format
+from poller.quotas import MAXIMUM_EVENT_BYTES
 from poller.settings import FilterSettings
 from poller.testing.strategies import laws
 

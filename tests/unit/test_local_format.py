@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from connectors.local.feed import draft
 from connectors.local.format import Entry, EntryFormat, Message, MessageFormat
 from poller.feed import Item
-from poller.model import MAXIMUM_EVENT_BYTES
+from poller.quotas import MAXIMUM_EVENT_BYTES
 
 SQS = {
     "messageId": "059f36b4-87a3-44ab-83d2-661975830a7d",

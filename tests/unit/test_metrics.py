@@ -143,13 +143,14 @@ def test_functions_journal_and_process() -> None:
         DaemonStatus(
             started=123.5,
             functions=[FunctionStatus(name="f", permits=8, in_use=3, waiting=2, environments=4)],
-            journal=JournalStatus(kept=11),
+            journal=JournalStatus(kept=11, parked=2),
             process=ProcessStatus(resident_bytes=4096, cpu_seconds=1.25, open_files=7, file_limit=1024),
         )
     )
     assert sample(text, "poller_function_permits_limit", function="f") == 8
     assert sample(text, "poller_function_permits_used", function="f") == 3
     assert sample(text, "poller_journal_rows", state="kept") == 11
+    assert sample(text, "poller_journal_rows", state="parked") == 2
     assert sample(text, "process_cpu_seconds_total") == 1.25
     assert sample(text, "process_open_fds") == 7
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.dynamodb_streams.options import FILTERABLE as ITEM
+from connectors.fields import MESSAGE as QUEUE
+from connectors.fields import RECORD as STREAM
 from connectors.kafka.options import FILTERABLE as TOPIC
-from connectors.kinesis.options import FILTERABLE as STREAM
-from connectors.sqs import FILTERABLE as QUEUE
 from poller.errors import ConfigError
 from poller.failures.journal import Entry, KeptRecord
 from poller.failures.payload import change, changed, edit_of, element, encoded

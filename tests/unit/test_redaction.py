@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.errors import ConfigError
-from poller.failures.journal import Entry, KeptRecord
-from poller.failures.redaction import HIDDEN, path, redacted
+from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.failures.redaction import HIDDEN, path, redacted, redacted_delivery
 from poller.settings import Filterable, RedactionSettings
 from poller.testing.journals import make_entry
 from poller.testing.laws import require
@@ -79,6 +79,49 @@ def test_what_is_nested_too_deep_is_hidden_whole(depth: int) -> None:
     left = hide(record, "kinesis.data.card", over=STREAM)["kinesis"]
     assert left["sequenceNumber"] == "1" and b"4111" not in b64decode(left["data"])
     assert "4111" not in json.dumps(hide(f'{{"body": {nested}}}'.encode(), "body.card", over=None))
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        ('{"card": "4111", "card": "4111"}', "card"),
+        ('{"card": {"number": "4111"}, "card": 5}', "card.number"),
+        ('{"order": {"card": "4111"}, "order": {}}', "order.card"),
+        ('{"order": [{"card": {"n": "4111"}, "card": null}]}', "order.card.n"),
+        ('{"card": "4111", "c\\u0061rd": [], "free": "4"}', "card.number"),
+    ],
+)
+def test_a_key_that_stands_there_twice_hides_nothing(data: str, keys: str) -> None:
+    record = {"messageId": "m", "body": data}
+    assert "4111" not in hide(record, f"body.{keys}")["body"]
+    stream = {"kinesis": {"data": b64encode(data.encode()).decode()}}
+    assert b"4111" not in b64decode(hide(stream, f"kinesis.data.{keys}", over=STREAM)["kinesis"]["data"])
+    whole = f'{{"body": {data}}}'.encode()
+    assert b"4111" not in redacted(entry(whole), RedactionSettings((path(f"body.{keys}"),), None)).records[0].json
+
+
+@pytest.mark.parametrize(
+    ("result", "paths", "expected"),
+    [
+        ({"card": "4111", "n": 1}, ["responsePayload.card"], {"card": HIDDEN, "n": 1}),
+        ({"cards": [{"no": "4111"}, {"no": 2}]}, ["responsePayload.*.no"], {"cards": [{"no": HIDDEN}, {"no": HIDDEN}]}),
+        ({"card": "4111"}, ["responsePayload"], HIDDEN),
+        ("4111", ["responsePayload.card"], HIDDEN),
+        ({"card": "4111"}, ["card", "*", "body.card"], {"card": "4111"}),
+        (None, ["responsePayload.card"], None),
+    ],
+)
+def test_what_the_function_returned_is_hidden_by_paths_of_its_own(result: Any, paths: list[str], expected: Any) -> None:
+    whole = Delivery(1, "s", "post:a", "success", entry(b'{"card": 1}'), json.dumps(result).encode())
+    sent = redacted_delivery(whole, RedactionSettings(tuple(map(path, paths)), None))
+    assert json.loads(sent.result or b"") == expected
+    assert sent.entry.records[0].json == (b'{"card":"***"}' if "card" in paths else b'{"card": 1}')
+
+
+def test_a_delivery_without_a_response_has_none_to_hide() -> None:
+    failure = Delivery(1, "f", "post:a", "failure", entry(b"{}"))
+    assert redacted_delivery(failure, RedactionSettings((("responsePayload",),), None)) == failure
+    assert redacted_delivery(failure, None) is failure
 
 
 def test_bytes_that_may_hold_anything_are_hidden_whole() -> None:

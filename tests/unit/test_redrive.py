@@ -127,8 +127,9 @@ async def test_a_record_of_a_failure_makes_it_again(failed: tuple[str, Entry], f
 
 
 def failed_message(number: int = 1, queue: str = QUEUE) -> Entry:
-    names = {"mapping": "orders", "source": queue, "lane": queue.rpartition(":")[2], "function": "handle", "request_id": "r-1"}
-    return entry(Failure([message(number, "x")], "RetryAttemptsExhausted", 3), SqsFormat(queue, "us-east-1"), now=1000.0, **names)
+    names: dict[str, Any] = {"mapping": "orders", "source": queue, "lane": queue.rpartition(":")[2], "function": "handle"}
+    failure = Failure([message(number, "x")], "RetryAttemptsExhausted", 3)
+    return entry(failure, SqsFormat(queue, "us-east-1"), now=1000.0, request_id="r-1", **names)
 
 
 async def test_a_record_comes_out_of_what_it_was_wrapped_in() -> None:
@@ -211,6 +212,7 @@ class Box:
     """`DeadLetters` in memory, whose removal fails when it is told to."""
 
     stays = ""
+    behind = ""
 
     def __init__(self, *letters: Letter) -> None:
         self.letters = list(letters)

@@ -141,6 +141,16 @@ def test_a_run_is_paused_and_aborted_by_name(site: Path) -> None:
     assert site.exists()
 
 
+def test_what_is_no_failure_begins_no_replay_and_one_by_its_name_is_told_how_to_go_on(site: Path) -> None:
+    run(GOOD, "--name", "night")
+    for arguments in (("night",), (MIXED, "night"), ("night", "--dry-run")):
+        said = run(*arguments, code=1).stderr
+        assert "night is a replay, and no failure: `poller replay resume night` goes on with it" in said
+    assert "no such failure in the journal: ffff, eeee; `poller failures list` names them" in run(MIXED, "ffff", "eeee", code=1).stderr
+    assert [each["run"] for each in lines("list")] == ["night"]
+    assert handled() == [1]
+
+
 def test_a_dry_run_shows_counts_a_sample_and_the_order() -> None:
     told = run("--dry-run", "--concurrency", "1").stdout
     assert "would run 2 failures with 4 records" in told and GOOD[:12] in told and "KeyError" not in told.splitlines()[0]

@@ -6,16 +6,20 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from poller.cli.template import write
 from poller.config import Config, load
 from poller.errors import StoreUnavailable
 from poller.failures.fingerprint import fingerprint
 from poller.failures.journal import KeptRecord, RowState, Selection
-from poller.failures.upkeep import LOOK_SECONDS, ROWS, Upkeep
+from poller.failures.runs import Finished, Run
+from poller.failures.upkeep import DOUBT_SECONDS, LEAP_SECONDS, LINES, LOOK_SECONDS, ROWS, Reckoning, Upkeep, reckoned
 from poller.metrics import MappingCounters
 from poller.registry import Registry
 from poller.stores.kept import PORTION_BYTES, PORTION_RECORDS, portion
@@ -123,6 +127,75 @@ async def test_one_worker_at_a_time(world: World) -> None:
     world.now += LOOK_SECONDS
     await world.upkeep("b").look()
     assert len(await held(world.store.journal)) == 3
+
+
+def test_a_clock_that_leaps_ahead_removes_nothing_before_it_has_stayed_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        await world.fill({"young": ("kept", 1.0), "done": ("dropped", 29.5), "over": ("dropped", 31.0)})
+        upkeep = world.upkeep(journal_retention=30 * DAY)
+        began, leap = world.now - asyncio.get_running_loop().time(), 0.0
+
+        async def looks(seconds: float) -> set[str]:
+            for _ in range(round(seconds / LOOK_SECONDS)):
+                world.now = began + asyncio.get_running_loop().time() + leap
+                await upkeep.look()
+                await asyncio.sleep(LOOK_SECONDS)
+            return {*await held(world.store.journal)}
+
+        assert await looks(LOOK_SECONDS) == {"young", "done"}
+        leap = 365 * DAY  # and it is set right
+        assert await looks(DOUBT_SECONDS / 2) == {"young", "done"}
+        leap = 0.0
+        assert await looks(2 * DOUBT_SECONDS) == {"young", "done"}
+        leap = 7 * DAY
+        assert await looks(DOUBT_SECONDS - LOOK_SECONDS) == {"young", "done"}
+        assert await looks(2 * LOOK_SECONDS) == {"young"}  # it was meant so
+        assert world.counters.given_up == 0
+
+    run_virtually(main())
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2 and texts[0].startswith("the clock has leapt 365d ahead"), texts
+
+
+STEPS = st.lists(st.tuples(st.floats(0.0, 600.0), st.one_of(st.just(0.0), st.floats(-1e6, 1e9))), max_size=60)
+
+
+@given(STEPS)
+def test_no_leap_is_believed_before_it_is_an_hour_old(steps: list[tuple[float, float]]) -> None:
+    """Each step: so much time passes, then the wall clock is set by so much."""
+    wall = steady = 1e9
+    last, leapt = reckoned(None, wall, steady), -inf
+    for passed, leap in steps:
+        wall, steady = wall + passed + leap, steady + passed
+        leapt = steady if leap > LEAP_SECONDS else leapt
+        now = reckoned(last, wall, steady)
+        assert now.time <= max(wall, last.time + passed)
+        assert (now.time == wall) == (now.since is None)
+        if leapt > steady - DOUBT_SECONDS and now.since is None:
+            # Either the leap is too small to be one, or it was undone.
+            assert wall <= last.time + passed + LEAP_SECONDS
+        last = now
+    for _ in range(2):
+        steady, wall = steady + DOUBT_SECONDS, wall + DOUBT_SECONDS
+        last = reckoned(last, wall, steady)
+    assert last == Reckoning(wall, steady)  # nothing is in doubt for ever
+
+
+async def test_replays_that_ended_go_with_their_trails(world: World) -> None:
+    old, young = world.now - 31 * DAY, world.now - 29 * DAY
+    runs = {"done": ("done", old), "aborted": ("aborted", old), "paused": ("paused", old), "late": ("done", young)}
+    for name, (state, time) in runs.items():
+        await world.store.runs.put(Run(name, "ada", old, state="running", changed=old))
+        rows = [f"{name}-{n}" for n in range(LINES + 1 if name == "done" else 2)]
+        await world.fill(dict.fromkeys(rows, ("claimed", 31.0)))
+        await world.store.runs.finish(name, [Finished(row, "replayed") for row in rows], young, "r", "ada")
+        (run,) = await world.store.runs.select([name])
+        await world.store.runs.put(replace(run, state=state, changed=time))  # type: ignore[arg-type]
+    await world.upkeep().look()
+    assert len(await world.store.runs.select()) == 4  # without a retention
+    world.now += LOOK_SECONDS
+    await world.upkeep(journal_retention=30 * DAY).look()
+    assert {run.name: dict(run.counts) for run in await world.store.runs.select()} == {"paused": {"replayed": 2}, "late": {"replayed": 2}}
 
 
 async def test_rows_of_an_older_version_get_their_fingerprints(world: World) -> None:

@@ -18,12 +18,13 @@ from poller.model import Ack, Batch, Discard, Done, Failure, Fault, Outcome, Par
 from poller.outcome import interpret
 from poller.policy import Block
 from poller.progress import Progress, decode, encode
+from poller.quotas import MAXIMUM_STATE_BYTES
 from poller.settings import Backoff, Batching
 from poller.testing.fakes import FORMAT, FakeEvent, FakeRecord
 from poller.testing.laws import require
 from poller.testing.strategies import counter_test, laws
 from poller.tumbling import TumblingStrands
-from poller.windows import MAXIMUM_STATE_BYTES, NO_STATE, Bounds, FinalFormat, Run, WindowFormat, Windows, is_final, iso, placed
+from poller.windows import NO_STATE, Bounds, FinalFormat, Run, WindowFormat, Windows, is_final, iso, placed
 
 Place = Callable[[Sequence[float], int, Bounds | None, int], list[Run]]
 

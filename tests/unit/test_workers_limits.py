@@ -35,7 +35,7 @@ def configuration(workers: int, limits: list[int], widths: list[tuple[int, bool]
     mappings = {}
     for n, (width, queue) in enumerate(widths):
         settings = MappingSettings(f"m{n}", f"m{n}", f"f{n % len(limits)}", Batching(1), FailureSettings(), width)
-        mappings[f"m{n}"] = MappingConfig(settings, "any", None, True, "as read", queue)
+        mappings[f"m{n}"] = MappingConfig(settings, "any", None, True, queue)
     listen = Address("localhost", 0)
     return Config(Path("poller.toml"), "sqlite://x", Path(), listen, 25.0, "auto", "info", functions, mappings, ("a warning",), workers)
 

@@ -170,6 +170,17 @@ class KafkaClient:
 
         return await self._insist(ask)
 
+    async def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Set a group without members to these offsets, by partition, as kafka-consumer-groups.sh does."""
+
+        def make() -> AIOKafkaConsumer:
+            return AIOKafkaConsumer(**self._options, group_id=group, enable_auto_commit=False)
+
+        meant = {TopicPartition(topic, partition): offset for partition, offset in offsets.items()}
+        async with asyncio.timeout(SECONDS), self._started(make) as consumer:
+            consumer.assign([*meant])
+            await consumer.commit(meant)
+
     async def coordinator(self, group: str) -> int:
         """The node id of the broker that looks after the group."""
         return int(await self._insist(lambda: self._admin.find_coordinator(group)))

@@ -3,6 +3,7 @@
 A body is JSON with `do`, and `n` to know it by; anything else is simply good. SLOW: seconds that each invocation takes.
 BROKEN: a file; while it is there every invocation fails.
 GATE: a file that a "wait" record's invocation waits for.
+UNFIXED: a file; while it is there a "fail-until-fixed" record fails.
 TURNS: a file as long as the number of invocations of a "fail-in-turn" record that may come to their end.
 KILL: "1,3": which invocations of a failing record kill the daemon instead of failing (counted from 1, over all lives).
 """
@@ -87,6 +88,11 @@ def fail(event: dict[str, Any], context: Any) -> None:
     raise ValueError("as asked")
 
 
+def fail_until_fixed(event: dict[str, Any], context: Any) -> None:
+    if os.path.exists(os.environ["UNFIXED"]):
+        raise ValueError("as asked")
+
+
 def fail_in_turn(event: dict[str, Any], context: Any) -> None:
     number = begun_with("fail-in-turn")
     while os.stat(os.environ["TURNS"]).st_size < number:
@@ -150,6 +156,7 @@ def large(event: dict[str, Any], context: Any) -> str:
 DEEDS = {
     "fail": fail,
     "fail-in-turn": fail_in_turn,
+    "fail-until-fixed": fail_until_fixed,
     "hang": hang,
     "hang-once": hang_once,
     "wait": wait,
