@@ -28,17 +28,17 @@ from poller.admin.face import Face, PublicFace
 from poller.admin.overview import destination_statuses, function_statuses, mapping_status
 from poller.circuit import Circuit
 from poller.config import Config, MappingConfig, handler_kind, load
-from poller.errors import ConfigError, LaneLost, PollerError, SourceError, StoreError, StoreUnavailable
+from poller.errors import ConfigError, PollerError, SourceError, StoreError
 from poller.failures.couriers import Couriers
 from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import RowState, Selection
 from poller.failures.upkeep import Upkeep
 from poller.functions import Function, code_stamp
 from poller.guarding import guarding
+from poller.identity import Identities
 from poller.logs import function_log
 from poller.mapping import MappingRunner
 from poller.metrics import MappingCounters, measure
-from poller.model import LaneKey, Lease
 from poller.pause import Pauses, watch
 from poller.policy import Block
 from poller.protocols import Source, Store
@@ -54,9 +54,6 @@ log = logging.getLogger("poller.daemon")
 
 OPENING_SECONDS = 20.0
 """How long a start waits for every source to be opened, or not, for the first time."""
-
-IDENTITY_SECONDS = 15.0
-"""How long a mapping id belongs to one source identity after its last worker was heard of."""
 
 FIXED = ("store_url", "leases_url", "journal_url", "listen", "workers")
 """What a reload cannot change."""
@@ -119,6 +116,11 @@ class Daemon:
     def pauses(self) -> Pauses:
         """Of the store's mappings."""
         return Pauses(self.store, self.owner, self.clock)
+
+    @property
+    def identities(self) -> Identities:
+        """Of the store's mappings."""
+        return Identities(self.store, self.clock)
 
     def __repr__(self) -> str:
         return f"<Daemon {self.config.path.name} [{len(self.running)} mappings, {'stopping' if self.stopping.is_set() else 'running'}]>"
@@ -231,7 +233,7 @@ class Daemon:
 
     async def _run(self, runner: MappingRunner, look: asyncio.Event) -> None:
         loop, name = asyncio.get_running_loop(), runner.work.settings.name
-        guard = loop.create_task(self._guard(runner), name=f"identity of {name}")
+        kept = loop.create_task(self.identities.keep(runner.work), name=f"identity of {name}")
         pausing = loop.create_task(watch(runner, self.pauses, lambda: self.config.shutdown_grace, look), name=f"pauses of {name}")
         try:
             await runner.run()
@@ -242,9 +244,9 @@ class Daemon:
             runner.state, runner.last_error = "failed", repr(error)
             log.exception("mapping failed", extra={"mapping": runner.work.settings.name})
         finally:
-            for task in (guard, pausing):
+            for task in (kept, pausing):
                 task.cancel()
-            for ended in await asyncio.gather(guard, pausing, return_exceptions=True):
+            for ended in await asyncio.gather(kept, pausing, return_exceptions=True):
                 if isinstance(ended, Exception):  # a bug; without either, the mapping ran on all the same
                     log.error("ended before the mapping: %r", ended, extra={"mapping": name})
 
@@ -266,7 +268,9 @@ class Daemon:
             # An open source may know more of itself than its options told: its ARN, say, which is the address of a destination.
             if own := next((each.shown for each in mapping.destinations if source.identity in (each.traits.identity, each.to)), ""):
                 raise SourceError(f"the destination {own} is the mapping's own source, and would feed it: name another one")
-            await self._claim_identity(mapping, source.identity)
+            running = self.running.get(mapping.settings.name)
+            before = "" if running is None or running.config is not mapping else running.runner.work.source
+            await self.identities.claim(mapping.settings.id, source.identity, before)
             self._tell_rivals(mapping, source.identity)
         except BaseException:
             await source.aclose()
@@ -287,32 +291,6 @@ class Daemon:
             elif not other.task.done() and (other.identity, other.config.settings.function) == (identity, settings.function):
                 text = "polls the same queue for the same function as mapping %s: %s; remove one, raise maximum_concurrency of the other"
                 log.warning(text, name, identity, extra={"mapping": settings.name})
-
-    async def _claim_identity(self, mapping: MappingConfig, identity: str) -> None:
-        """One mapping id has one source at a time: two would write one another's progress rows and failures under one name."""
-        running = self.running.get(mapping.settings.name)
-        before = "" if running is None or running.config is not mapping else running.runner.work.source
-        if before not in ("", identity) and (held := await self._identity_lease(mapping.settings.id, before)) is not None:
-            await self.store.leases.drop(held)  # it was ours, under the same options: it has been replaced
-        lease = await self._identity_lease(mapping.settings.id, identity)
-        if lease is None:
-            raise StoreUnavailable(
-                f"mapping id {mapping.settings.id!r} is in use with another source by a daemon on the same store; "
-                f"give this mapping an `id` of its own, or wait {IDENTITY_SECONDS:.0f} s after that daemon has stopped"
-            )
-
-    async def _identity_lease(self, mapping: str, identity: str) -> Lease | None:
-        # The identity is the owner of a lease of its own: every worker of the same source holds it together.
-        return await self.store.leases.claim(LaneKey(mapping, "", ""), identity, self.clock(), IDENTITY_SECONDS)
-
-    async def _guard(self, runner: MappingRunner) -> None:
-        while True:
-            await asyncio.sleep(IDENTITY_SECONDS / 3)
-            if runner.work.source:
-                try:
-                    await self._identity_lease(runner.work.settings.id, runner.work.source)
-                except (StoreError, LaneLost) as error:
-                    log.warning("cannot renew: %s", error, extra={"mapping": runner.work.settings.name})
 
     # --- reload -----------------------------------------------------------------------------------------------------------------
 
