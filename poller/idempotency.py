@@ -9,7 +9,8 @@ what was given up is in the journal, and what was filtered out is filtered again
 
 *Names.* A record is known by its time of arrival, in milliseconds, and a hash of its source's identity and its name there (`Format.names`).
 The time is for sources that use a name twice: a topic that was deleted and made again begins at offset 0, and skipping other records would
-lose them. It comes first, so that what is acknowledged together lies together in the store: hashes alone would touch a page a record.
+lose them; so a record without a time is not remembered. It comes first, so that what is acknowledged together lies together in the store:
+hashes alone would touch a page a record.
 
 *Attempts.* What is left of a batch is another batch, with attempts of its own (policy.py: `_fresh`). Some of it was acked before, so the
 decision about the batch it came from was made, and made just that of it.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from math import inf
 
 from poller.model import Ack, Action, Batch, Record
 from poller.protocols import Acknowledged, Format
@@ -43,12 +45,15 @@ _TIMES = 1 << 8 * TIME_BYTES
 
 
 def names(source: str, format: Format, records: Sequence[Record]) -> list[bytes]:
-    """What the records are known by, in their order. Pure; the same in every life."""
+    """What the records are known by, in their order; b"" for one without a time. Pure; the same in every life."""
     # The length first: no identity and name run into each other.
     identity = source.encode("utf-8", "surrogatepass")
     start = blake2b(len(identity).to_bytes(4, "little") + identity, digest_size=HASH_BYTES).copy
     made = []
     for name, arrival in zip(format.names(records), format.facts(records).arrivals(), strict=True):
+        if arrival == inf:
+            made.append(b"")
+            continue
         one = start()
         one.update(name.encode("utf-8", "surrogatepass"))
         made.append((round(arrival * 1000) % _TIMES).to_bytes(TIME_BYTES, "big") + one.digest())
@@ -66,7 +71,7 @@ class IdempotencyGuard:
 
     async def admit(self, batch: Batch) -> tuple[Batch | None, tuple[Action, ...]]:
         asked = self.names(batch, batch.records)
-        known = await self._acknowledged.known(self._work.settings.id, asked, self._work.clock())
+        known = await self._acknowledged.known(self._work.settings.id, _named(asked), self._work.clock())
         if not known:
             return batch, ()
         done = [record for name, record in zip(asked, batch.records, strict=True) if name in known]
@@ -78,7 +83,7 @@ class IdempotencyGuard:
         acked = [record for action in actions if isinstance(action, Ack) for record in action.records]
         if acked:
             now = self._work.clock()
-            await self._acknowledged.put(self._work.settings.id, self.names(batch, acked), now, now + self._settings.window)
+            await self._acknowledged.put(self._work.settings.id, _named(self.names(batch, acked)), now, now + self._settings.window)
 
     def names(self, batch: Batch, records: Collection[Record]) -> list[bytes]:
         """What records of the batch are known by."""
@@ -88,3 +93,7 @@ class IdempotencyGuard:
         self._work.counters.skipped += len(done)
         fields = {"mapping": self._work.settings.name, "batch": batch.format.names(done[:1])[0]}
         log.info("passed over %s: acknowledged before, within idempotency_window", counted(len(done), "record"), extra=fields)
+
+
+def _named(names: Sequence[bytes]) -> list[bytes]:
+    return [name for name in names if name]

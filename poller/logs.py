@@ -18,7 +18,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 import orjson
 
-FIELDS = ("worker", "mapping", "lane", "batch", "function", "request_id", "repeated")
+FIELDS = ("worker", "mapping", "lane", "destination", "batch", "function", "request_id", "repeated")
 """`worker`: of several, the one that says it. `repeated`: so many lines that said the same were left out before this one."""
 
 LINE_LIMIT = 256 * 1024
@@ -229,7 +229,7 @@ def _key(record: logging.LogRecord) -> object:
     if given is not None:
         return given
     text = record.msg if record.levelno < logging.ERROR and record.msg != "%s" else record.getMessage()
-    return (record.levelno, text, *(record.__dict__.get(name) for name in ("mapping", "lane", "function")))
+    return (record.levelno, text, *(record.__dict__.get(name) for name in ("mapping", "lane", "destination", "function")))
 
 
 def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:

@@ -9,7 +9,8 @@ Every part is one stretch of the batch, for a stretch is what a save can hold (p
 Laws, tested in tests/unit/test_parts.py:
 
 20. Parts are never empty, and together they are the batch; there are two at least.
-21. An error that names the poison record costs it one invocation more than if it were alone; one that lies, loses nothing.
+21. An error that names the poison record costs it one invocation more than if it were alone (retries + 2); one that lies loses nothing, and
+    costs at most as many as there are records + retries.
 22. Along keys no cut parts a key while there is one that parts none, and a lone poison record is found within `3 * ceil(log2 n)` cuts.
 
 Parts have attempts of their own (law 11, as for halves). Along keys they are stretches too, for a span is one (progress.py): to put the

@@ -111,7 +111,7 @@ class MappingStatus(msgspec.Struct, kw_only=True):
 
 
 class DestinationStatus(msgspec.Struct, kw_only=True):
-    """What waits for one destination of a mapping. `mapping` is its name, or its id where the configuration has none of it any more.
+    """What waits for one destination of a mapping. `mapping` is its name, or its id where the configuration has it no more.
 
     `oldest`: when the oldest of what waits failed, or was handled. `attempts` and `last_error`: of the oldest that has failed to arrive.
     `damaged`: so many of what waits could not be read, and are set aside.

@@ -117,11 +117,9 @@ class StrandRunner:
         due = self._loop.time() + max(0.0, span.not_before - self._work.clock())
         if not span.running:
             return [(batch, due)]
-        if self._guards:
+        if self._guards and (actions := await self._kept_back(batch)):
             # What was given up of it, and not settled before the crash, is in the journal: the rest is another batch.
-            admitted = await self._admitted(batch)
-            if admitted is None or len(admitted) < len(batch):
-                return [] if admitted is None else [(admitted, due)]
+            return [(rest, due) for rest, _ in await self._settling.settle(batch, actions, handled=False)]
         batch = batch.but(attempt=span.attempts)
         return await self._settling.apply(batch, self._decide(batch, LOST))
 
@@ -131,14 +129,10 @@ class StrandRunner:
         """Admit, screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, when."""
         work = self._work
         try:
-            if self._guards:
-                # First: what a guard keeps from running may be too old by now, or received too often.
-                admitted = await self._admitted(batch)
-                if admitted is None:
-                    return []
-                batch = admitted
+            # First: what a guard keeps from running may be too old by now, or received too often.
+            kept_back = await self._kept_back(batch) if self._guards else ()
             screened, given_up = work.policy.screen(batch, work.clock())
-            if not given_up:
+            if not (kept_back or given_up):
                 try:
                     await self._lane.begin(batch)
                 except StoreUnavailable as error:
@@ -151,6 +145,8 @@ class StrandRunner:
             return [(batch, self._loop.time() + wait.after)]
         finally:
             work.function.permits.give()
+        if kept_back:
+            return await self._settling.settle(batch, kept_back, handled=False)
         if given_up:
             # What is left comes again: guards may keep it from running now. Without a permit, for they may wait for a person.
             return await self._settling.apply(batch, given_up if screened is None else (*given_up, Retry(screened)))
@@ -168,17 +164,13 @@ class StrandRunner:
             await self._settling.post(batch.but(request_id=request_id), actions, result)
         return await self._settling.apply(batch, actions)
 
-    async def _admitted(self, batch: Batch) -> Batch | None:
-        """What the guards let through; what is done about the rest is done."""
+    async def _kept_back(self, batch: Batch) -> tuple[Action, ...]:
+        """What the first guard that does not let all of it through wants done, the rest tried again; nothing: all may run."""
         for guard in self._guards:
             admitted, actions = await self.waits.surely(partial(guard.admit, batch))
             if actions:
-                rest = () if admitted is None else (Retry(admitted),)
-                await self._settling.settle(batch, (*actions, *rest), handled=False)
-            if admitted is None:
-                return None
-            batch = admitted
-        return batch
+                return actions if admitted is None else (*actions, Retry(admitted))
+        return ()
 
     async def _invoke(self, batch: Batch) -> tuple[Outcome, bytes, str]:
         """What came of it, what the function returned, and the invocation's request id."""

@@ -26,7 +26,7 @@ from connectors.kafka.topics import Client, describe
 from connectors.regaining import told_of
 from poller.errors import NotConnected, SourceError
 from poller.failures.entry import entry
-from poller.failures.journal import KeptRecord
+from poller.failures.journal import KeptRecord, text_of
 from poller.model import Failure, Fault
 from poller.redrive.letters import Letter, RangeGone, RedriveContext, Regained
 
@@ -153,7 +153,7 @@ class TopicRegainer:
         self._check(element["topic"])
         stamp, key, offset = element.get("timestamp"), element.get("key"), int(element["offset"])
         arrival = self._context.clock() if stamp is None or stamp < 0 else stamp / 1000
-        named = None if key is None else base64.b64decode(key).decode(errors="replace")
+        named = text_of(None if key is None else base64.b64decode(key))
         identifier = msgspec.json.encode({"offset": offset, "partition": partition}).decode()
         return KeptRecord(f"{partition}@{offset}", named, arrival, text), identifier
 

@@ -13,7 +13,7 @@ from connectors.postgresql.connections import Connection, Connections
 from connectors.postgresql.groups import Group
 from connectors.postgresql.texts import text
 from poller.failures.journal import Damaged, Delivery, Waiting
-from poller.stores.posts import delivery, encode
+from poller.stores.posts import delivery, encode, torn
 
 PUT_SECONDS = 15.0
 """A batch may have six megabytes, and a group several of them."""
@@ -37,8 +37,10 @@ _FAILED = "UPDATE poller_outbox SET attempts = attempts + 1, due = $2, error = $
 _WAITING = """
     SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, ''),
            (SELECT count(*) FROM poller_outbox AS torn
-            WHERE torn.mapping = each.mapping AND torn.destination = each.destination AND torn.damaged)
-    FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first FROM poller_outbox GROUP BY mapping, destination) AS each
+            WHERE torn.mapping = each.mapping AND torn.destination = each.destination AND torn.damaged),
+           each.newest
+    FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first, max(number) AS newest
+          FROM poller_outbox GROUP BY mapping, destination) AS each
     JOIN poller_outbox AS oldest ON oldest.number = each.first
     LEFT JOIN LATERAL (
         SELECT attempts, error FROM poller_outbox AS tried
@@ -47,6 +49,18 @@ _WAITING = """
     ) AS failed ON true
     ORDER BY each.mapping, each.destination
 """
+_DROP = """
+    WITH oldest AS MATERIALIZED (
+        SELECT number FROM poller_outbox WHERE mapping = $1 AND destination = $2 AND number <= $3 ORDER BY number LIMIT $4 FOR UPDATE
+    ), gone AS (
+        DELETE FROM poller_outbox AS outbox USING oldest WHERE outbox.number = oldest.number RETURNING 1
+    )
+    SELECT count(*) FROM gone
+"""
+_SET_ASIDE = """
+    SELECT number FROM poller_outbox WHERE mapping = $1 AND destination = $2 AND damaged AND number <= $3 ORDER BY number FOR UPDATE
+"""
+_CONTENT = "SELECT id, entry FROM poller_outbox WHERE number = $1"
 
 
 async def post(connection: Connection, deliveries: Sequence[Delivery]) -> None:
@@ -95,6 +109,23 @@ class PostgresOutbox:
     async def waiting(self) -> Sequence[Waiting]:
         """A line for each mapping and destination that has anything waiting."""
         return [Waiting(*columns) for columns in await self._connections.run(lambda connection: connection.fetch(_WAITING))]
+
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        """See the protocol. Raises StoreUnavailable: then nothing was dropped, or nobody knows."""
+        values = (text(line.mapping), text(line.destination), line.newest)
+
+        async def work(connection: Connection) -> int:
+            if not damaged:
+                return int(await connection.fetchval(_DROP, *values, limit))
+            gone = list[int]()
+            for (number,) in await connection.fetch(_SET_ASIDE, *values):
+                # One by one, for each may be large. What is set aside may be readable by now: poller/stores/outbox.py says why.
+                if len(gone) < limit and torn(*(await connection.fetchrow(_CONTENT, number))):
+                    gone.append(number)
+            await connection.executemany(_ARRIVED, [(number,) for number in gone])
+            return len(gone)
+
+        return await self._connections.run(work, begin="BEGIN", seconds=PUT_SECONDS)
 
     async def aclose(self) -> None:
         await self._puts.aclose()

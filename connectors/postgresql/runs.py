@@ -39,8 +39,6 @@ _TRAIL = """
     WHERE runs.name = $1 AND (cardinality($2::text[]) = 0 OR failure = ANY($2::text[])) AND steps.number > $3
     ORDER BY steps.number LIMIT $4
 """
-
-
 _BEGUN = "SELECT number, version, body FROM poller_runs WHERE began < $1 ORDER BY began, number"
 # Looked at once more under its lock: who starts it again changes it, and waits, or has been waited for.
 _STILL = "SELECT version FROM poller_runs WHERE number = $1 AND version = $2 FOR UPDATE"
@@ -48,6 +46,8 @@ _FORGET = """
     WITH gone AS (DELETE FROM poller_steps WHERE number IN (SELECT number FROM poller_steps WHERE run = $1 LIMIT $2) RETURNING 1)
     SELECT count(*) FROM gone
 """
+
+_LOCK = "SELECT FROM poller_failures WHERE id = ANY($1::text[]) ORDER BY number FOR NO KEY UPDATE"
 
 
 class PostgresRuns:
@@ -144,10 +144,13 @@ async def _finished(
 async def _marked(connection: Connection, done: Sequence[Finished], now: float, owner: str) -> dict[str, int]:
     """Those that are handled in one statement; those that failed one by one, for each has a fault of its own."""
     handled = [one.row for one in done if one.outcome != "failed_again"]
+    if len(handled) < len(done):
+        # In the order in which `mark` locks many: who renews the claims of these rows just now would wait for us, and we for him.
+        await connection.execute(_LOCK, [text(one.row) for one in done])
     marked = await mark(connection, handled, "replayed", None, now, owner) if handled else {}
-    # In one order for everybody: two runs that hold each other's rows would wait for one another for ever.
-    for one in sorted((one for one in done if one.outcome == "failed_again"), key=lambda one: one.row):
-        marked |= await mark(connection, (one.row,), "kept", None, now, owner, fault=one.fault)
+    for one in done:
+        if one.outcome == "failed_again":
+            marked |= await mark(connection, (one.row,), "kept", None, now, owner, fault=one.fault)
     return marked
 
 

@@ -44,11 +44,15 @@ _GROUPS = """
     SELECT groups.fingerprint, rows, records, groups.first, groups.last, mappings, failures.id, failures.reason, failures.fault
     FROM groups JOIN poller_failures AS failures ON failures.number = groups.newest
 """
+# A state at a time, so that an index has them in their order: else all that are over would be sorted, for each few that go.
 _OVER = """
-    SELECT failures.number, failures.origin, failures.id, origins.mapping, failures.size, failures.bytes
-    FROM poller_failures AS failures JOIN poller_origins AS origins ON origins.number = failures.origin
-    WHERE state = ANY($1::text[]) AND state <> 'claimed' AND time < $2::float8 AND changed < $2::float8
-    ORDER BY time, failures.number LIMIT $3::bigint
+    SELECT over.number, over.origin, over.id, origins.mapping, over.size, over.bytes
+    FROM unnest($1::text[]) AS asked (state), LATERAL (
+        SELECT number, origin, id, time, size, bytes FROM poller_failures AS failures
+        WHERE failures.state = asked.state AND failures.state <> 'claimed' AND time < $2::float8 AND changed < $2::float8
+        ORDER BY time LIMIT $3::bigint
+    ) AS over JOIN poller_origins AS origins ON origins.number = over.origin
+    ORDER BY over.time, over.number LIMIT $3::bigint
 """
 # Asked under the lock of their origins: an append that has found a record in a row takes it for kept, and what was over may not be by now.
 _STILL_OVER = """

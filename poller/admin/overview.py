@@ -13,7 +13,7 @@ from poller.admin.commands import Command
 from poller.admin.lanes import asked_of
 from poller.admin.rewinding import shown
 from poller.config import Config
-from poller.config.destinations import destination
+from poller.config.destinations import hidden
 from poller.errors import PollerError
 from poller.failures.journal import Waiting
 from poller.functions import Function
@@ -26,7 +26,6 @@ from poller.protocols import Source, Store, Visible
 from poller.registry import Registry
 from poller.rewind import Positioned
 from poller.status import CircuitStatus, DestinationStatus, FunctionStatus, HeadSpan, LaneStatus, MappingStatus, PauseStatus
-from poller.stores.urls import masked
 
 if TYPE_CHECKING:
     from poller.daemon import Daemon
@@ -145,20 +144,13 @@ def destination_statuses(config: Config, waiting: Iterable[Waiting], registry: R
     for mapping in config.mappings.values():
         for each in mapping.destinations:
             found[mapping.settings.id, each.name] = DestinationStatus(mapping=mapping.settings.name, name=each.shown)
+    names = {mapping.settings.id: mapping.settings.name for mapping in config.mappings.values()}
     for line in waiting:
-        lost = DestinationStatus(mapping=line.mapping, name=_shown(line.destination, registry), configured=False)
+        lost = DestinationStatus(mapping=names.get(line.mapping, line.mapping), name=hidden(line.destination, registry), configured=False)
         status = found.setdefault((line.mapping, line.destination), lost)
         status.waiting, status.oldest, status.attempts, status.last_error = line.count, line.oldest, line.attempts, line.error
         status.damaged = line.damaged
     return list(found.values())
-
-
-def _shown(name: str, registry: Registry) -> str:
-    """Of a destination that is configured no more."""
-    try:
-        return destination(name, registry).shown
-    except PollerError:
-        return masked(name)
 
 
 def function_statuses(functions: Iterable[Function]) -> list[FunctionStatus]:

@@ -25,14 +25,15 @@ def outbox() -> None:
 @json_option
 def list_(config_path: Path, as_json: bool) -> None:
     """List what waits, a line for each destination of a mapping."""
-    from poller.cli.deliveries import document, overview, waiting
+    from poller.cli.deliveries import document, waiting
+    from poller.cli.destinations import overview
 
     found = asyncio.run(waiting(load_config(config_path)))
     if as_json:
         for each in found:
             click.echo(json_line(document(each)))
     else:
-        click.echo(overview(found) if found else "nothing waits")
+        click.echo("\n".join(overview([each.shown for each in found])) if found else "nothing waits")
 
 
 @outbox.command()
@@ -52,8 +53,11 @@ def drop(destination: str, mapping: str | None, damaged: bool, yes: bool, config
     config = load_config(config_path)
     found = asyncio.run(chosen(config, destination, mapping, damaged=damaged))
     for each in found if not yes else ():
-        named = ": the configuration names it, and a running daemon goes on delivering what comes" if each.configured else ""
-        click.echo(f"{amount(each.number(damaged=damaged), 'delivery', 'deliveries')} of {each.mapping} to {each.name}{named}", err=True)
+        named = ": the configuration names it, and a running daemon goes on delivering what comes" if each.shown.configured else ""
+        click.echo(
+            f"{amount(each.number(damaged=damaged), 'delivery', 'deliveries')} of {each.shown.mapping} to {each.shown.name}{named}",
+            err=True,
+        )
     if not yes:
         click.confirm("Drop them for good?", abort=True, err=True)
     count = asyncio.run(dropped(config, found, damaged=damaged))

@@ -23,7 +23,7 @@ from poller.permissions import (
 )
 from poller.registry import Registry, unknown
 from poller.stores.kinds import BUILT_IN
-from poller.stores.urls import masked, scheme
+from poller.stores.urls import scheme
 
 KEYS = (
     "what is encrypted with a KMS key of your own needs more on that key: kms:Decrypt to read, kms:GenerateDataKey and kms:Decrypt to send"
@@ -60,7 +60,7 @@ def _needed(config: Config, registry: Registry, mapping: MappingConfig, place: S
         if isinstance(kind, DestinationPermissions):
             yield kind.permissions(each.to, each.options, place)
         else:
-            yield _none(f"the destination {masked(each.name)}")
+            yield _none(f"the destination {each.shown}")
     url = config.leases_url or config.store_url
     if scheme(url) in BUILT_IN:
         return

@@ -58,7 +58,7 @@ def resolved(config: Config, mapping: MappingConfig, origin: str, registry: Regi
     table = _table(origin) if origin.lstrip().startswith("{") else {TO: origin}
     to = table.pop(TO, None)
     if not isinstance(to, str):
-        raise ConfigError(f'--from {origin}: it has no key {TO!r}; write an address, or {{ to = "ADDRESS", ... }}')
+        raise ConfigError(f'--from {{ ... }}: it has no key {TO!r}; write an address, or {{ to = "ADDRESS", ... }}')
     kind = kind_of(to)
     if kind not in registry.names(DESTINATIONS):
         raise ConfigError(f"--from {masked(to)}: no such kind of address; it is an ARN or a URL of one of {_readable(registry)}")

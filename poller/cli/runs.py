@@ -12,8 +12,10 @@ import msgspec
 from poller.cli.journal import SHORT_ID, opened
 from poller.cli.text import clean, iso, moment, table
 from poller.config import Config
+from poller.config.destinations import hidden
 from poller.failures.journal import Selection
 from poller.failures.runs import Plan, Run, Step, shown_state
+from poller.registry import Registry
 from poller.replay import hold
 
 
@@ -37,7 +39,7 @@ async def changed(config: Config, name: str, change: Callable[[Run, float], Run]
 
 
 def document(run: Run) -> dict[str, Any]:
-    """A run for a program. Edited records are not shown, only of which rows there are any."""
+    """A run for a program. Edited records are not shown, only of which rows there are any; nor what is a secret of an address."""
     plan: dict[str, Any] = msgspec.to_builtins(run.plan)
     return {
         "run": run.name,
@@ -47,7 +49,7 @@ def document(run: Run) -> dict[str, Any]:
         "changed": iso(run.changed),
         "total": run.total,
         "outcomes": dict(run.counts),
-        "plan": {**plan, "edits": sorted(run.plan.edits)},
+        "plan": {**plan, "to": _to(run.plan), "edits": sorted(run.plan.edits)},
     }
 
 
@@ -106,6 +108,11 @@ def _ids(ids: Sequence[str]) -> str:
     return " ".join(each[:SHORT_ID] for each in ids)
 
 
+def _to(plan: Plan) -> str:
+    """Where it sends, without what is a secret of an address."""
+    return plan.to and hidden(plan.to, Registry())
+
+
 def _plan(plan: Plan) -> list[str]:
     """What was asked for, in the words of the options."""
     selection, said = plan.selection, list[str]()
@@ -118,6 +125,6 @@ def _plan(plan: Plan) -> list[str]:
     if selection.after is not None:
         said.append(f"--after {moment(selection.after)}")
     said += [f"--pattern {plan.pattern}"] * bool(plan.pattern) + [f"--to-function {plan.function}"] * bool(plan.function)
-    said += [f"--to {plan.to}"] * bool(plan.to) + ["--only-failing"] * plan.only_failing
+    said += [f"--to {_to(plan)}"] * bool(plan.to) + ["--only-failing"] * plan.only_failing
     said += [f"--set {change}" for change in plan.changes] + [f"{len(plan.edits)} edited"] * bool(plan.edits)
     return said or ["all"]

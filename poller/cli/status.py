@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poller.cli import destinations
 from poller.cli.options import config_option, json_option, load_config
 from poller.cli.text import amount, clean, json_line, lasting, moment, shortened, table
 
 if TYPE_CHECKING:
-    from poller.status import DaemonStatus, DestinationStatus, LaneStatus, MappingStatus, WorkerStatus
+    from poller.status import DaemonStatus, LaneStatus, MappingStatus, WorkerStatus
 
 _RECORDS, _BATCHES = ("READ", "FILTERED", "DONE", "HELD"), ("BATCHES", "INVOKED", "FAULTS", "RETRIES", "SPLITS")
 _MAPPING = ("MAPPING", "STATE", "FUNCTION", *_RECORDS, *_BATCHES, "KEPT")
@@ -74,16 +75,7 @@ def _sections(status: DaemonStatus, now: float, all_lanes: bool) -> Iterator[str
         yield table(("FUNCTION", "PERMITS", "IN USE", "WAITING", "ENVIRONMENTS"), rows)
     if status.destinations:
         yield ""
-        head, *lines = table(("DESTINATION", "OF", "WAITING", "SINCE", "ATTEMPTS"), map(_destination, status.destinations)).splitlines()
-        yield head
-        for each, line in zip(status.destinations, lines, strict=True):
-            yield line
-            if each.last_error:
-                yield clean(f"    {shortened(each.last_error, 160)}")
-            if each.damaged:
-                yield f"    {each.damaged:,} of them cannot be read, and are set aside: see the log, or: poller outbox drop --damaged"
-            if not each.configured:
-                yield "    the configuration names it no more: what waits is kept until it does, or until: poller outbox drop"
+        yield from destinations.overview(status.destinations)
     journal = status.journal
     yield ""
     parked = f"{journal.parked:,} parked, " if journal.parked else ""
@@ -95,11 +87,6 @@ def _worker(worker: WorkerStatus, now: float) -> tuple[object, ...]:
     since = "" if worker.started is None else moment(worker.started)
     soon = "" if worker.again_at is None else f"; again in {lasting(max(0.0, worker.again_at - now))}"
     return (worker.number, str(worker.pid or ""), worker.state, since, worker.restarts, f"{shortened(worker.reason, 80)}{soon}")
-
-
-def _destination(each: DestinationStatus) -> tuple[object, ...]:
-    since = "" if each.oldest is None else moment(each.oldest)
-    return (each.name, each.mapping, each.waiting, since, each.attempts or "")
 
 
 def _mapping(mapping: MappingStatus) -> tuple[object, ...]:

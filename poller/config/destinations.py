@@ -18,7 +18,7 @@ from poller.config.problems import Problems, shown
 from poller.config.secrets import Secret, Secrets
 from poller.config.tables import Tables
 from poller.config.tree import DestinationConfig
-from poller.errors import ConfigError, PluginError
+from poller.errors import ConfigError, PluginError, PollerError
 from poller.registry import DESTINATIONS, Registry
 from poller.settings import DestinationKind, DestinationTraits, Surrounded, Surroundings
 from poller.stores.urls import masked, scheme
@@ -45,6 +45,14 @@ def destination(to: str, registry: Registry) -> DestinationConfig:
     except msgspec.ValidationError as error:
         raise ConfigError(f"a destination of the kind {kind!r} takes options ({error}): name one of the configuration") from None
     return DestinationConfig(to, to, kind, options, part.traits(to, options))
+
+
+def hidden(address: str, registry: Registry) -> str:
+    """An address that stands in no file as it may be shown: without what its kind hides of it, or without passwords where none knows it."""
+    try:
+        return destination(address, registry).shown
+    except PollerError:
+        return masked(address)
 
 
 def _allowed(registry: Registry) -> str:
@@ -136,4 +144,4 @@ class Destinations:
 
 
 def _shown(one: DestinationConfig) -> str:
-    return shown(masked(one.name))
+    return shown(one.shown)

@@ -13,7 +13,7 @@ from math import inf
 import orjson
 
 from poller.failures.fingerprint import fingerprint
-from poller.failures.journal import Delivery, Entry, KeptRecord
+from poller.failures.journal import Delivery, Entry, KeptRecord, text_of
 from poller.model import Failure, Identifier
 from poller.protocols import Format
 
@@ -47,7 +47,7 @@ def entry(
     facts, event, names = format.facts(records), format.event(records), format.names(records)
     head, parts, tail = event.parts()
     kept = tuple(
-        KeptRecord(name, None if key is None else key.decode(errors="replace"), arrival if arrival < inf else now, bytes(part))
+        KeptRecord(name, text_of(key), arrival if arrival < inf else now, bytes(part))
         for name, key, arrival, part in zip(names, facts.keys(), facts.arrivals(), parts, strict=True)
     )
     return Entry(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from poller.model import Fault, Reason
+
+
+def text_of(key: bytes | None) -> str | None:
+    """A key as rows have it. Bytes that are no UTF-8 are written out, as `\\xc8`, so that keys which differ, differ as text."""
+    return None if key is None else key.decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ class Damaged:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """What an outbox holds for one destination of a mapping. `oldest`: epoch seconds of the oldest; `attempts` and `error`: of the first
-    that has failed. `damaged`: so many of `count` could not be read, and are set aside."""
+    that has failed. `damaged`: so many of `count` could not be read, and are set aside. `newest`: the highest `Delivery.number` of them."""
 
     mapping: str
     destination: str
@@ -134,6 +139,7 @@ class Waiting:
     attempts: int = 0
     error: str = ""
     damaged: int = 0
+    newest: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from poller.failures.journal import text_of
 from poller.model import Action, Batch, Discard, Failure, Reason, Record
 from poller.settings import MappingSettings
 
@@ -25,7 +26,7 @@ def holds(reason: Reason, settings: MappingSettings) -> bool:
 
 def texts(keys: Iterable[bytes | None]) -> list[str | None]:
     """Keys in the form that rows have."""
-    return [None if key is None else key.decode(errors="replace") for key in keys]
+    return [text_of(key) for key in keys]
 
 
 def keys_of(batch: Batch) -> set[str]:

@@ -109,7 +109,18 @@ class Runs(Trail, Protocol):
         trail. Returns these lines, their numbers apart; for other rows nothing is done. Durable."""
 
 
-class Outbox(Protocol):
+class Backlog(Protocol):
+    """What waits in an outbox, for who looks at it, and may give it up."""
+
+    async def waiting(self) -> Sequence[Waiting]:
+        """A line for each mapping and destination that has anything waiting."""
+
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        """Remove the oldest of what the line tells of, at most so many, in one transaction, and nothing that came later (`newest`).
+        `damaged`: only what is set aside, and cannot be read now either. How many are gone; 0: nothing is left. Durable."""
+
+
+class Outbox(Backlog, Protocol):
     """What is still to be delivered to destinations. Failures come into it by `Journal.append`, in one transaction with their row.
 
     One worker at a time delivers to a destination of a mapping: it holds the lease of it (delivery.py)."""
@@ -122,11 +133,8 @@ class Outbox(Protocol):
         """Those whose time has come, oldest first. One that cannot be read is told as Damaged, and keeps no other from being told."""
 
     async def settle(self, number: int, due: float | None, error: str = "", damaged: bool = False) -> None:
-        """None: it has arrived, or is dropped, and is removed; else it failed with `error`, counts one attempt more, and is due again then.
-        `damaged`: it could not be read, which `waiting` counts. Durable."""
-
-    async def waiting(self) -> Sequence[Waiting]:
-        """A line for each mapping and destination that has anything waiting."""
+        """None: it has arrived, and is removed; else it failed with `error`, counts one attempt more, and is due again then. `damaged`: it
+        could not be read, which `waiting` counts. Durable."""
 
 
 class Destination(Protocol):

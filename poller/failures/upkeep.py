@@ -61,8 +61,8 @@ DONE: tuple[RowState, ...] = ("replayed", "dropped")
 
 @dataclass(frozen=True, slots=True)
 class Reckoning:
-    """What `time` it is (epoch seconds) at `steady`, a moment of a clock that never leaps. `since`: the wall clock is `ahead` of it by so
-    many seconds since that moment; None: it is the wall clock's."""
+    """What `time` it is (epoch seconds) at `steady`, a moment of a clock that never leaps. `since`: the wall clock has been ahead of it by
+    `ahead` seconds since that moment, and perhaps by more since later; None: it is the wall clock's."""
 
     time: float
     steady: float
@@ -80,8 +80,14 @@ def reckoned(last: Reckoning | None, wall: float, steady: float) -> Reckoning:
     ahead = wall - time
     if ahead <= LEAP_SECONDS:
         return Reckoning(wall, steady)
-    since = steady if last.since is None or ahead > last.ahead + LEAP_SECONDS else last.since
-    return Reckoning(wall, steady) if steady - since >= DOUBT_SECONDS else Reckoning(time, steady, since, ahead)
+    if last.since is None:
+        return Reckoning(time, steady, steady, ahead)
+    # What leaps further meanwhile is doubted for itself, afterwards: a host that is put to sleep each hour would be in doubt for ever.
+    doubted = min(last.ahead, ahead)
+    if steady - last.since < DOUBT_SECONDS:
+        return Reckoning(time, steady, last.since, doubted)
+    further = ahead - doubted
+    return Reckoning(wall, steady) if further <= LEAP_SECONDS else Reckoning(time + doubted, steady, steady, further)
 
 
 @dataclass(slots=True)
@@ -157,7 +163,7 @@ class Upkeep:
             for mapping, count in failures.items():
                 self.counters(names.get(mapping, "")).given_up += records[mapping]
                 what = "journal_retention: %d failures with %d records are given up and removed: nothing was done about them for %s"
-                log.warning(what, count, records[mapping], units.show_duration(retention), extra={"mapping": mapping})
+                log.warning(what, count, records[mapping], units.show_duration(retention), extra={"mapping": names.get(mapping, mapping)})
 
     async def _forget(self, before: float) -> None:
         """Replays that ended, with their trails."""

@@ -1,7 +1,8 @@
 """Which keys are held in SQLite: by which rows of the journal, and in which order these were put down.
 
-held: one line for each key of an open row that holds it. `place` is its own number, unless the row is a rest of another, whose it has then.
-`parked` is that of the row: whether a row that is kept or claimed holds a key, and which parked one is the first, is one look.
+held: one line for each key of an open row that holds it. `place` is behind all that hold the key, unless the row is a rest of another,
+whose it has then; it is no number, for those of rows that are gone are given again. `parked` is that of the row: whether a row that is kept
+or claimed holds a key, and which parked one is the first, is one look.
 
 Called inside the writer's transaction, so parking and releasing come one after the other. The law: protocols.Parking.
 
@@ -23,7 +24,10 @@ from poller.stores.posts import text
 _IS_BEHIND = "SELECT 1 FROM held WHERE mapping = ? AND source = ? AND key = ? AND parked = 0 LIMIT 1"
 _HOLD = """
     INSERT INTO held (failure, mapping, source, key, parked, place)
-    SELECT number, ?, ?, ?, state = 'parked', coalesce(?, (SELECT coalesce(max(number), 0) + 1 FROM held)) FROM failures WHERE id = ?
+    SELECT number, ?1, ?2, ?3, state = 'parked', coalesce(?4, 1 + max(
+        coalesce((SELECT max(place) FROM held WHERE mapping = ?1 AND source = ?2 AND key = ?3 AND parked = 0), 0),
+        coalesce((SELECT max(place) FROM held WHERE mapping = ?1 AND source = ?2 AND key = ?3 AND parked = 1), 0)
+    )) FROM failures WHERE id = ?5
     ON CONFLICT (failure, key) DO NOTHING
 """
 _HOLDS = "UPDATE failures SET holds = 1 WHERE id = ? AND holds = 0"
@@ -62,7 +66,8 @@ def hold(connection: sqlite3.Connection, entry: Entry, holders: Iterable[str], p
         if key is not None:
             values = (text(entry.mapping), text(entry.source), text(key), places.get(text(key)), row)
             connection.execute(_HOLD, values)
-            connection.execute(_HOLDS, (row,))
+    for row in dict.fromkeys(row for row, key in pairs if key is not None):
+        connection.execute(_HOLDS, (row,))
 
 
 def places_of(connection: sqlite3.Connection, row: str) -> dict[str, int]:

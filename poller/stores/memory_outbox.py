@@ -47,6 +47,16 @@ class MemoryOutbox:
             lines.setdefault((each.entry.mapping, each.destination), []).append(each)
         return [self._line(mapping, destination, lines[mapping, destination]) for mapping, destination in sorted(lines)]
 
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        meant = (
+            number for number, each in self._kept.items() if (each.entry.mapping, each.destination) == (line.mapping, line.destination)
+        )
+        told = (number for number in meant if number <= line.newest)
+        gone = list(islice((number for number in told if not damaged or number in self._set_aside & self._unreadable), limit))
+        for number in gone:
+            del self._kept[number]
+        return len(gone)
+
     def damage(self, id: str, unreadable: bool = True) -> None:
         """From now on this delivery cannot be read, or can again. For tests: memory does not tear."""
         (self._unreadable.update if unreadable else self._unreadable.difference_update)(
@@ -63,7 +73,7 @@ class MemoryOutbox:
         aside = sum(each.number in self._set_aside for each in kept)
         failed = next((each for each in kept if each.attempts and each.number not in self._set_aside), None)
         last = (failed.attempts, failed.error) if failed is not None else (0, "")
-        return Waiting(mapping, destination, len(kept), kept[0].entry.time, *last, aside)
+        return Waiting(mapping, destination, len(kept), kept[0].entry.time, *last, aside, kept[-1].number)
 
 
 def _key(each: Delivery) -> tuple[str, str, str]:

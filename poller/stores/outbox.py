@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from poller.failures.journal import Damaged, Delivery, Waiting
-from poller.stores.posts import delivery, encode, text
+from poller.stores.posts import delivery, encode, text, torn
 from poller.stores.writer import Writer
 
 # Of successes the same id is there once for a destination (a partial index); failures are told apart by the journal.
@@ -30,14 +30,21 @@ _FAILED = "UPDATE outbox SET attempts = attempts + 1, due = ?, error = ?, damage
 # The counting reads indexes alone; of each destination, two rows are looked up.
 _WAITING = """
     SELECT each.mapping, each.destination, each.count, oldest.time, coalesce(failed.attempts, 0), coalesce(failed.error, ''),
-           (SELECT count(*) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND damaged = 1)
-    FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first FROM outbox GROUP BY mapping, destination) AS each
+           (SELECT count(*) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND damaged = 1),
+           each.newest
+    FROM (SELECT mapping, destination, count(*) AS count, min(number) AS first, max(number) AS newest
+          FROM outbox GROUP BY mapping, destination) AS each
     JOIN outbox AS oldest ON oldest.number = each.first
     LEFT JOIN outbox AS failed ON failed.number = (
         SELECT min(number) FROM outbox WHERE mapping = each.mapping AND destination = each.destination AND attempts > 0 AND damaged = 0
     )
     ORDER BY each.mapping, each.destination
 """
+_DROP = """
+    DELETE FROM outbox
+    WHERE number IN (SELECT number FROM outbox WHERE mapping = ? AND destination = ? AND number <= ? ORDER BY number LIMIT ?)
+"""
+_SET_ASIDE = "SELECT number FROM outbox WHERE mapping = ? AND destination = ? AND damaged = 1 AND number <= ? ORDER BY number"
 
 
 def post(connection: sqlite3.Connection, deliveries: Iterable[Delivery]) -> None:
@@ -74,3 +81,19 @@ class SqliteOutbox:
         """A line for each mapping and destination that has anything waiting."""
         found = await self._writer.read(lambda connection: connection.execute(_WAITING).fetchall())
         return [Waiting(*columns) for columns in found]
+
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        """See the protocol."""
+        values = (text(line.mapping), text(line.destination), line.newest)
+        if damaged:
+            return await self._writer.run(lambda connection: _drop_torn(connection, values, limit))
+        return await self._writer.run(lambda connection: connection.execute(_DROP, (*values, limit)).rowcount)
+
+
+def _drop_torn(connection: sqlite3.Connection, values: tuple[str, str, int], limit: int) -> int:
+    """One that is set aside may be readable by now: what an older version could not read, for one."""
+    gone = 0
+    for (number,) in connection.execute(_SET_ASIDE, values).fetchall():
+        if gone < limit and torn(*connection.execute("SELECT id, entry FROM outbox WHERE number = ?", (number,)).fetchone()):
+            gone += connection.execute(_ARRIVED, (number,)).rowcount
+    return gone

@@ -35,7 +35,7 @@ def decode(id: str, content: bytes) -> Entry:
     try:
         return msgspec.msgpack.decode(content, type=Entry)
     except msgspec.DecodeError as error:
-        raise StoreError(f"the delivery {id} in the outbox is damaged ({error}): restore a backup of the store, or drop it") from error
+        raise StoreError(f"the delivery {id} in the outbox is damaged ({error}): restore a backup of the store, or give it up") from error
 
 
 def delivery(
@@ -54,6 +54,15 @@ def delivery(
         return Delivery(number, id, destination, outcome, decode(id, content), result, attempts, due, error)
     except StoreError as damage:
         return Damaged(number, id, destination, attempts, due, str(damage))
+
+
+def torn(id: str, content: bytes) -> bool:
+    """Whether `decode` cannot read it."""
+    try:
+        decode(id, content)
+    except StoreError:
+        return True
+    return False
 
 
 def posted(entry: Entry, places: Sequence[int], again: bool = False) -> list[Delivery]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 
 from poller.failures.fingerprint import fingerprint
 from poller.failures.journal import ErrorGroup, Removed, RowState, Selection
@@ -34,9 +35,11 @@ GROUPS = """
 """
 _SAMPLES = "SELECT number, id, reason, fault FROM failures WHERE number IN ({marks})"
 _LANES = "SELECT number, mapping FROM lanes"
-_OVER = """
+# A state at a time, so that an index has them in their order: else all that are over would be sorted, for each few that go.
+_OVER = "SELECT number FROM failures WHERE state = ? AND time < ? AND changed < ? ORDER BY time LIMIT ?"
+_STILL_OVER = """
     SELECT failures.number, failures.id, lanes.mapping, size, bytes FROM failures JOIN lanes ON lanes.number = failures.lane
-    WHERE state IN ({marks}) AND state <> 'claimed' AND time < ? AND changed < ? ORDER BY time LIMIT ?
+    WHERE failures.number IN ({numbers}) AND state IN ({states}) AND time < ? AND changed < ? ORDER BY time LIMIT ?
 """
 _PAGES = 500
 
@@ -60,7 +63,13 @@ class SqliteUpkeep:
 
     async def remove(self, states: Sequence[RowState], before: float, limit: int) -> Sequence[Removed]:
         """See the protocol."""
-        return await self._writer.run(lambda connection: _remove(connection, states, before, limit)) if states else ()
+        removable = [state for state in states if state != "claimed"]
+        # Looked for outside of the transaction: where many are old that were changed lately, that takes longer than appends should wait.
+        while over := await self._writer.read(lambda connection: _over(connection, removable, before, limit)):
+            if removed := await self._writer.run(partial(_remove, over=over, states=removable, before=before, limit=limit)):
+                return removed
+            # Another has removed them, or they were changed meanwhile.
+        return []
 
     async def compact(self, limit: int) -> int:
         """See the protocol. Only a file that was made with incremental vacuum can; an older one keeps its size, and uses it again."""
@@ -92,8 +101,14 @@ def _groups(connection: sqlite3.Connection, selection: Selection) -> list[ErrorG
     )
 
 
-def _remove(connection: sqlite3.Connection, states: Sequence[RowState], before: float, limit: int) -> list[Removed]:
-    found = portion(connection.execute(_OVER.format(marks=marks(len(states))), (*states, before, before, limit)).fetchall())
+def _over(connection: sqlite3.Connection, states: Sequence[RowState], before: float, limit: int) -> list[int]:
+    """The numbers of the oldest in each state."""
+    return [number for state in states for (number,) in connection.execute(_OVER, (state, before, before, limit))]
+
+
+def _remove(connection: sqlite3.Connection, over: Sequence[int], states: Sequence[RowState], before: float, limit: int) -> list[Removed]:
+    query = _STILL_OVER.format(numbers=marks(len(over)), states=marks(len(states)))
+    found = portion(connection.execute(query, (*over, *states, before, before, limit)).fetchall())
     # Before the rows: `held` refers to them.
     keys = [key for columns in found for key in close(connection, columns[0])]
     for chunk in chunks([columns[0] for columns in found], _PAGES):

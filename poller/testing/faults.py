@@ -224,6 +224,9 @@ class LineOutbox:
     async def waiting(self) -> Sequence[Waiting]:
         return await self._line.call("waiting", self._store.outbox.waiting)
 
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        return await self._line.call("drop", lambda: self._store.outbox.drop(line, limit, damaged))
+
 
 class LineAcknowledged:
     """`Acknowledged` over a `Line`."""

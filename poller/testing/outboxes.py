@@ -190,12 +190,31 @@ class OutboxContract:
         await store.outbox.settle(mended.number, 6000.0, "no route")
         assert [line.damaged for line in await store.outbox.waiting()] == [0, 0]
 
-    async def test_one_that_cannot_be_read_is_dropped_as_others_are(self, store: Store) -> None:
-        await store.journal.append([failed("f0")])
-        await self.damage(store, "f0")
-        (torn,) = await store.outbox.due("orders", DEAD, LATER, 9)
-        await store.outbox.settle(torn.number, 5000.0, "it is torn", damaged=True)
-        await store.outbox.settle(torn.number, None)
+    async def test_what_was_looked_at_is_dropped_and_nothing_else(self, store: Store) -> None:
+        await store.journal.append([failed(f"f{n}", to=(DEAD, AUDIT)) for n in range(4)])
+        await store.journal.append([failed("g", mapping="returns")])
+        line = next(each for each in await store.outbox.waiting() if (each.mapping, each.destination) == ("orders", DEAD))
+        # Meanwhile one has arrived, and others have come.
+        await store.outbox.settle((await due(store))[0].number, None)
+        await store.journal.append([failed("f4"), failed("f5")])
+        assert [await store.outbox.drop(line, 2) for _ in range(3)] == [2, 1, 0]
+        assert [each.id for each in await due(store)] == ["f4", "f5"]
+        assert [len(await due(store, AUDIT)), len(await due(store, mapping="returns"))] == [4, 1]
+        assert await store.journal.count(ANY) == 7
+
+    async def test_of_what_is_set_aside_that_is_dropped_which_cannot_be_read(self, store: Store) -> None:
+        await store.journal.append([failed(f"f{n}") for n in range(5)])
+        for name in ("f1", "f2", "f3", "f4"):
+            await self.damage(store, name)
+        _, *torn = await store.outbox.due("orders", DEAD, LATER, 9)
+        for each in torn[:3]:
+            await store.outbox.settle(each.number, 5000.0, "it is torn", damaged=True)
+        await self.damage(store, "f2", mend=True)
+        (line,) = await store.outbox.waiting()
+        assert [await store.outbox.drop(line, 1, damaged=True) for _ in range(3)] == [1, 1, 0]
+        # f4 was not tried yet: nobody has been told of it.
+        assert [each.id for each in await store.outbox.due("orders", DEAD, LATER, 9)] == ["f0", "f2", "f4"]
+        assert await store.outbox.drop(line, 9) == 3
         assert list(await store.outbox.waiting()) == []
 
 

@@ -130,6 +130,20 @@ class ParkingContract:
         assert await finish(store, Finished("r1", "replayed")) == {"r1": ("r2",)}
         assert await finish(store, Finished("r2", "replayed")) == {"r2": ("p1",)}
 
+    async def test_it_stays_there_whatever_else_is_gone_by_then(self, store: Store) -> None:
+        """A place is of a key: that of a row may be far above the number of the next one."""
+        others = [failed(f"x{n}", f"x{n}") for n in range(6)]
+        await store.journal.append([*others, failed("f1", "a", "a", "a")])
+        await store.journal.mark([other.id for other in others], "dropped", 2.0)
+        names = ("r1", "r2", "r3")
+        makes = zip((failed, parked, parked), names, (await row_of(store.journal, "f1")).entry.records, strict=True)
+        rests = tuple(make(name, run="r1", records=(record,)) for make, name, record in makes)
+        assert await finish(store, Finished("f1", "split", rests=rests)) == {"f1": ()}
+        assert list(await store.parking.park([parked("p1", "a")])) == ["p1"]
+        following = (*names[1:], "p1", "")
+        for row, behind in zip((*names, "p1"), following, strict=True):
+            assert await finish(store, Finished(row, "replayed")) == {row: (behind,) if behind else ()}
+
     async def test_nothing_of_reason_parked_is_lost(self, store: Store) -> None:
         """What the journal is given it keeps, behind a failure or not; and so it does what failed for its own reason."""
         assert list(await store.journal.append([parked("p1", "a"), parked("p2", "a"), failed("f1", "a")])) == ["p1", "p2", "f1"]

@@ -148,7 +148,7 @@ class UpkeepContract(GroupsContract):
 
     async def test_only_what_is_over_is_removed(self, store: Store) -> None:
         await self._all_states(store)
-        assert await store.upkeep.remove(("replayed", "dropped"), 10.0, 9) == []
+        assert list(await store.upkeep.remove(("replayed", "dropped"), 10.0, 9)) == []
         removed = await store.upkeep.remove(("replayed", "dropped"), 10.5, 9)
         assert [(row.id, row.mapping, row.records) for row in removed] == [("dropped", "orders", 1), ("replayed", "orders", 1)]
         assert list(await held(store.journal)) == ["kept", "claimed"]
@@ -178,15 +178,15 @@ class UpkeepContract(GroupsContract):
 
     async def test_what_is_claimed_is_never_removed(self, store: Store) -> None:
         await self._all_states(store)
-        assert await store.upkeep.remove(("claimed",), 1e9, 9) == []
+        assert list(await store.upkeep.remove(("claimed",), 1e9, 9)) == []
         assert len(await store.upkeep.remove(("kept", "claimed", "replayed", "dropped"), 1e9, 9)) == 3
         assert list(await held(store.journal)) == ["claimed"]
 
     async def test_the_oldest_go_first_and_no_more_than_asked_for(self, store: Store) -> None:
         await store.journal.append([failed(f"f{n}", TYPO, 100.0 - n) for n in range(5)])
         assert [row.id for row in await store.upkeep.remove(("kept",), 1000.0, 2)] == ["f4", "f3"]
-        assert await store.upkeep.remove(("kept",), 1000.0, 0) == []
-        assert await store.upkeep.remove((), 1000.0, 9) == ()
+        assert list(await store.upkeep.remove(("kept",), 1000.0, 0)) == []
+        assert list(await store.upkeep.remove((), 1000.0, 9)) == []
         assert sorted(await held(store.journal)) == ["f0", "f1", "f2"]
 
     async def test_a_removed_row_leaves_nothing(self, store: Store) -> None:

@@ -144,7 +144,7 @@ class DoomedOutbox:
 
     def __init__(self, outbox: Outbox, doom: Doom) -> None:
         self._outbox, self._doom = outbox, doom
-        self.due, self.waiting = outbox.due, outbox.waiting
+        self.due, self.waiting, self.drop = outbox.due, outbox.waiting, outbox.drop
 
     async def put(self, deliveries: Sequence[Delivery]) -> None:
         self._doom.at("posting")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from connectors.postgresql.store import PostgresStore
 from poller.errors import StoreError
-from poller.failures.journal import Damaged, Delivery
+from poller.failures.journal import Damaged, Delivery, Waiting
 from poller.protocols import Store
 from poller.stores.memory import MemoryStore
 from poller.stores.memory_journal import MemoryJournal
@@ -70,9 +72,26 @@ class Mute(MemoryOutbox):
         await super().settle(number, due, error)
 
 
+class Sweeping(MemoryOutbox):
+    """Drops what has come since it was looked at, too."""
+
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        return await super().drop(replace(line, newest=sys.maxsize), limit, damaged)
+
+
+class Rash(MemoryOutbox):
+    """Drops what could not be read once, and can be by now."""
+
+    async def drop(self, line: Waiting, limit: int, damaged: bool = False) -> int:
+        self._unreadable |= self._set_aside
+        return await super().drop(line, limit, damaged)
+
+
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
+        (Sweeping, "test_what_was_looked_at_is_dropped_and_nothing_else"),
+        (Rash, "test_of_what_is_set_aside_that_is_dropped_which_cannot_be_read"),
         (Stuck, "test_one_that_cannot_be_read_is_told_beside_the_others"),
         (Mute, "test_one_that_is_set_aside_waits_and_is_counted_for_itself"),
     ],

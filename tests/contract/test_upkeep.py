@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from poller.stores.memory import MemoryStore
 from poller.stores.memory_upkeep import MemoryUpkeep
 from poller.stores.rows import narrowed
 from poller.stores.schema import SCHEMA
-from poller.stores.sqlite import open_store
+from poller.stores.sqlite import SqliteStore, open_store
 from poller.stores.upkeep import GROUPS
 from poller.stores.writer import Writer
 from poller.testing.journals import ANY, FAULT, make_entry
@@ -213,3 +213,31 @@ async def test_a_file_gives_back_what_was_removed(tmp_path: Path) -> None:
     assert steps < 10  # about as much at a time as it was asked for
     await store.aclose()
     assert path.stat().st_size < 500_000
+
+
+async def test_what_few_rows_cost_to_remove_does_not_grow_with_the_journal(tmp_path: Path) -> None:
+    """Appends wait for it: what the removing of two rows out of few takes of SQLite, those out of many take too."""
+    store = await open_store(tmp_path / "poller.db")
+    cost = list[int]()
+    try:
+        for rows in (20, 2000):
+            await store.journal.append([make_entry(f"f{rows}-{n}", f"{rows}-{n}", time=float(n), group="g") for n in range(rows)])
+            await store.journal.mark([f"f{rows}-{n}" for n in range(rows)], "dropped", 3000.0)
+            cost.append(await _steps_of(store, lambda: store.upkeep.remove(("replayed", "dropped"), 1e9, 2)))
+    finally:
+        await store.aclose()
+    assert cost[1] < 2 * cost[0]
+
+
+async def _steps_of(store: SqliteStore, work: Callable[[], Awaitable[Sequence[Removed]]]) -> int:
+    """How many of SQLite's instructions it takes, in tens."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    for ask in (store._writer.run, store._writer.read):
+        await ask(lambda connection: connection.set_progress_handler(step, 10))
+    assert len(await work()) == 2
+    return steps

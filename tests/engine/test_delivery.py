@@ -259,6 +259,24 @@ def test_a_stop_begins_nothing_more() -> None:
     play(scene, destinations=1)
 
 
+def test_nothing_is_open_while_a_destination_fails_and_an_idle_courier_stops_at_once() -> None:
+    async def scene(world: PostalWorld) -> None:
+        (receiver,) = world.receivers.values()
+        receiver.down = True
+        life = await world.live()
+        await world.fail("f", life=life)
+        await asyncio.sleep(20.0)
+        assert receiver.tried and life.kind.open_now == 0  # a connection that is broken stays so
+        receiver.down = False
+        await world.emptied(100.0)
+        await asyncio.sleep(20.0)
+        began = asyncio.get_running_loop().time()
+        await life.couriers.aclose(30.0)
+        assert asyncio.get_running_loop().time() - began < 0.1
+
+    play(scene, destinations=1)
+
+
 def test_a_clock_that_is_behind_keeps_nothing_waiting() -> None:
     async def scene(world: PostalWorld) -> None:
         entry = make_entry("f", "f", time=now() + 3600.0, destinations=tuple(world.receivers))  # another host's clock, or this one's before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from math import inf
 
 import pytest
 
@@ -14,7 +15,7 @@ from poller.idempotency import names
 from poller.progress import Progress
 from poller.settings import IdempotencySettings
 from poller.stores.memory_acknowledged import MemoryAcknowledged
-from poller.testing.fakes import FORMAT
+from poller.testing.fakes import FORMAT, FakeRecord
 from tests.engine.scenes import (
     DONE,
     KEY,
@@ -93,6 +94,17 @@ async def test_what_was_put_is_passed_over_and_the_rest_of_its_batch_runs() -> N
     assert (scene.counters.skipped, scene.counters.done) == (3, 2)
     assert scene.store.checkpoints.last.checkpoint == 5
     await running.left()
+
+
+@virtually
+async def test_what_has_no_time_of_arrival_runs_and_is_not_remembered() -> None:
+    scene, acknowledged = remembering(script := Script(), size=4)
+    stream = Stream("a", "b")
+    stream.put("shard", FakeRecord(2, "timeless", None, inf))
+    running = await over_stream(scene, stream)
+    await at(2)
+    await running.left()
+    assert script.names == [("a", "b", "timeless")] and [count for _, count in acknowledged.puts] == [2]
 
 
 @virtually

@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from poller.admin.overview import lane_status
-from poller.errors import StoreUnavailable
+from poller.errors import NotConnected, StoreUnavailable
 from poller.failures.journal import Entry, Row, Selection
 from poller.failures.parking import parked
-from poller.model import Batch, Failure, Fault
+from poller.model import Ack, Action, Batch, Discard, Failure, Fault
+from poller.parking import ParkingGuard
 from poller.policy import Redeliver
 from poller.settings import ErrorRule
 from poller.status import MappingStatus, lane_reason
@@ -156,6 +157,46 @@ async def test_what_was_done_before_a_failure_is_not_parked_behind_it_after_a_cr
     assert begun(script) == ["a1", "a2", "b1", "b1"] and [name for name, *_ in await rows(scene)] == ["a2"]
 
 
+async def replayed(scene: Scene, name: str) -> None:
+    """Somebody has run the row of this record."""
+    (row,) = [row for row in await scene.store.journal.select(Selection(states=("kept",))) if _names(row) == name]
+    await scene.store.journal.mark((row.entry.id,), "claimed", wall(), "person", wall() + 60)
+    await scene.store.journal.mark((row.entry.id,), "replayed", wall(), "person")
+
+
+@virtually
+async def test_what_was_replayed_is_not_parked_once_more_behind_what_came_after_it() -> None:
+    """What is parked may be replayed long before the next checkpoint, and the worker be killed then."""
+    scene = Scene(script := failing("a1"), size=1, retries=0, order="park", interval=60.0)
+    running = await over_stream(scene, stream := keyed(Stream(), "a1", "a2", "a3", "b1"))
+    await at(5)
+    await replayed(scene, "a1")
+    await replayed(scene, "a2")
+    running.task.cancel()
+    with suppress(asyncio.CancelledError):
+        await running.task
+    await asyncio.sleep(30)
+    running = await over_stream(scene, stream, "b")
+    await asyncio.sleep(5)
+    await running.left()
+    assert begun(script) == ["a1", "b1", "b1"] and await rows(scene) == [("a3", "kept", "Parked")]
+
+
+@virtually
+async def test_a_key_that_is_not_held_any_more_runs_and_is_not_forgotten_while_it_fails() -> None:
+    """Two keys that are one as text, for one is no UTF-8: of one a failure is on its way to the journal, the other is found released."""
+    scene = Scene(failing(), size=1, retries=0, order="park")
+    work, lane = scene.work(redeliver()), (await over_stream(scene, Stream())).lane
+    guard = ParkingGuard(lane, work, scene.store.parking)
+    one, other = (Batch([FakeRecord(token, name, key, wall())], FORMAT) for token, name, key in ((1, "x1", b"\xff"), (2, "y1", b"\\xff")))
+    actions = [Discard(Failure(one.records, "RetryAttemptsExhausted", 1, FAULT))]
+    await guard.settling(one, actions)
+    assert await guard.admit(other) == (other, ()), "the row of the failure is not there yet"
+    await scene.store.journal.append(work.entries(one, [actions[0].failure], lane.name))
+    admitted, (done,) = await guard.admit(other)
+    assert admitted is None and done == Ack(list(other.records))
+
+
 @virtually
 async def test_a_queue_deletes_what_is_done_before_it_keeps_what_failed_behind_it() -> None:
     scene = Scene(reporting("a2"), size=2, reporting=True, order="park")
@@ -256,6 +297,30 @@ async def test_what_another_worker_keeps_meanwhile_is_asked_for() -> None:
     await running.left()
     assert begun(script) == ["a1", "b1"] and not queue.messages
     assert await rows(scene) == [("a2", "kept", "MaximumReceiveCountExceeded"), ("a3", "parked", "Parked")]
+
+
+@virtually
+async def test_what_is_parked_and_cannot_be_deleted_now_keeps_no_permit() -> None:
+    scene = Scene(script := failing("a1"), size=2, order="park")
+    running = over_queue(scene, queue := Queue(fifo=True), redeliver(1))
+    queue.put("a1", group="a")
+    await at(5)
+    settle, down = running.lane.settle, True
+
+    async def refusing(batch: Batch, actions: Sequence[Action]) -> None:
+        if down:
+            raise NotConnected("the queue does not answer")
+        await settle(batch, actions)
+
+    running.lane.settle = refusing  # type: ignore[method-assign]
+    queue.put("a2", group="a")
+    queue.put("b1", group="b")
+    await at(8)
+    assert scene.function.permits.free == 1 and await rows(scene) != []
+    down = False
+    await at(30)
+    await running.left()
+    assert begun(script) == ["a1", "b1"] and not queue.messages
 
 
 @virtually

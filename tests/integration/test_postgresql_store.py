@@ -19,6 +19,7 @@ from connectors.postgresql.schema import MIGRATIONS
 from connectors.postgresql.store import PostgresStore, open_store
 from poller.errors import LaneLost, StoreError, StoreUnavailable
 from poller.failures.journal import KeptRecord, Selection
+from poller.failures.runs import Finished, Plan, planned
 from poller.model import Fault
 from poller.testing.journals import ANY, held, make_entry, row_of
 from poller.testing.states import LARGE
@@ -120,6 +121,28 @@ async def test_an_append_waits_for_no_row_that_somebody_is_changing(store: Postg
 
 
 # --- a server that is killed, or hangs ------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_finishes_rows_meets_who_renews_their_claims_in_one_order(store: PostgresStore, database: str) -> None:
+    """Rows whose ids are in another order than their numbers; what renews claims locks rows by number."""
+    fault = Fault("error", "ValueError", "no")
+    await store.journal.append([make_entry(name, name) for name in ("z", "m", "a")])
+    await store.journal.mark(["z", "m", "a"], "claimed", 1.0, "run", 60.0)
+    await store.runs.put(planned("r", "ada", Plan(), 1.0))
+    other = await asyncpg.connect(database)
+    try:
+        lock = "SELECT FROM poller_failures WHERE id = $1 FOR NO KEY UPDATE"
+        async with other.transaction():
+            await other.execute(lock, "z")
+            done = [Finished(name, "failed_again", fault) for name in ("a", "z")]
+            finishing = asyncio.ensure_future(store.runs.finish("r", [Finished("m", "replayed"), *done], 2.0, "run", "ada"))
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not finishing.done()
+            await other.execute(lock, "m")
+            await other.execute(lock, "a")
+        assert [step.row for step in await finishing] == ["m", "a", "z"]
+    finally:
+        await other.close()
 
 
 async def test_what_was_answered_is_there_after_kill_9_and_work_goes_on(own: PostgresStore, postgresql_own: PostgreSQL) -> None:

@@ -89,9 +89,9 @@ def test_what_waits_is_listed_and_how_what_is_gone_is_given_up(site: Path) -> No
     giving_up = f"poller outbox drop '{SHOWN}' --mapping"
     assert [line.strip() for line in lines if line.startswith(" ")] == [
         "no such host\\x1b",
-        f"1 of them cannot be read; to give these up: {giving_up} orders --damaged",
-        f"the configuration names it no more; to give up what waits: {giving_up} orders",
-        f"the configuration names it no more; to give up what waits: {giving_up} other",
+        f"1 of them cannot be read, and are set aside; to give these up: {giving_up} orders --damaged",
+        f"the configuration names it no more: what waits is kept until it does; to give it up: {giving_up} orders",
+        f"the configuration names it no more: what waits is kept until it does; to give it up: {giving_up} other",
     ]
     assert "secret" not in page
 

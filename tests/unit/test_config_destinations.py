@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from poller.config import load
+from poller.errors import ConfigError
+from poller.registry import Registry
 from tests.unit.test_config_parts import ENVIRON, FUNCTION, Complain, Read, TopicOptions
 
 TOPIC = "arn:aws:sqs:eu-west-1:123456789012:dead"
@@ -89,3 +94,13 @@ def test_one_destination_has_one_set_of_options(complain: Complain) -> None:
 def test_a_password_in_an_address_is_not_shown(complain: Complain) -> None:
     (problem,) = complain(mapping('on_failure = "ftp://me:hunter2@host/"'))
     assert "hunter2" not in problem and "ftp://me:***@host/" in problem
+
+
+def test_what_is_a_secret_of_an_address_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "poller.toml"
+    twice = mapping('on_failure = ["https://hooks.test/T0/s3cret", "https://hooks.test/T0/s3cret"]')
+    path.write_text(twice)
+    with pytest.raises(ConfigError) as caught:
+        load(path, Registry(), {})
+    told = str(caught.value)
+    assert 'found the destination "https://hooks.test/***0380b6" again' in told and "s3cret" not in told

@@ -31,10 +31,15 @@ def test_the_page_says_what_waits_and_why() -> None:
     words = [line.split() for line in lines[start + 1 : start + 7]]
     assert (words[0][:3], words[0][-1]) == (["https://hook", "orders", "1,200"], "7")
     assert lines[start + 2].startswith("    no route") and "\x1b" not in lines[start + 2]
-    assert lines[start + 3].startswith("    2 of them cannot be read, and are set aside")
+    assert lines[start + 3] == (
+        "    2 of them cannot be read, and are set aside; to give these up: poller outbox drop https://hook --mapping orders --damaged"
+    )
     assert words[3][:3] == ["file:done", "orders", "0"]
     assert words[4][:3] == ["kafka://gone", "old-id", "3"]
-    assert lines[start + 6] == "    the configuration names it no more: what waits is kept until it does, or until: poller outbox drop"
+    assert lines[start + 6] == (
+        "    the configuration names it no more: what waits is kept until it does; to give it up: "
+        "poller outbox drop kafka://gone --mapping old-id"
+    )
 
 
 def test_a_destination_that_fails_is_told_and_is_no_reason_to_be_taken_out_of_service() -> None:

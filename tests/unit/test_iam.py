@@ -156,6 +156,11 @@ def test_each_destination_is_named(tmp_path: Path) -> None:
     assert "the destination file:failures.jsonl is nothing that IAM guards" in found.remarks
 
 
+def test_what_is_a_secret_of_an_address_is_not_told(tmp_path: Path) -> None:
+    (remark,) = asked(tmp_path, 'type = "local-queue"\nname = "q"', 'on_failure = "https://hooks.test/T0/s3cret"').remarks[1:]
+    assert remark.startswith("the destination https://hooks.test/***") and "s3cret" not in remark
+
+
 def test_a_topic_of_the_same_cluster_is_written_to(tmp_path: Path) -> None:
     source = (
         'type = "kafka"\ntopic = "t"\nsasl = { mechanism = "AWS_MSK_IAM" }\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ def law_of_names(naming: Naming) -> None:
 
 def test_a_record_is_known_by_source_name_and_time() -> None:
     law_of_names(names)
+
+
+def test_a_record_without_a_time_is_known_by_nothing() -> None:
+    """A topic's timestamps may be missing, and its offsets begin anew: what was not handled must not pass for what was."""
+    first, second = names("s", FORMAT, [record("topic-0-7", inf), record("topic-0-8", 1.5)])
+    assert first == b"" and len(second) == 16
 
 
 def without_source(source: str, format: Format, records: Sequence[FakeRecord]) -> list[bytes]:

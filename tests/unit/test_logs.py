@@ -171,6 +171,7 @@ def test_what_counts_as_a_repetition() -> None:
         ("away, again in 1 s", 0)
     ]
     assert len(said(repeats, record("away", 0, lane="a"), record("away", 1, lane="b"), record("away", 2, mapping="m"))) == 3
+    assert len(said(repeats, record("late", 0, mapping="m", destination="a"), record("late", 1, mapping="m", destination="b"))) == 2
     assert len(said(repeats, record("gave up %s", 0, logging.ERROR, "a"), record("gave up %s", 1, logging.ERROR, "b"))) == 2
     assert len(said(repeats, record("%s", 0, logging.WARNING, "a"), record("%s", 1, logging.WARNING, "b"))) == 2
     assert len(said(repeats, record("one", 0, key="k"), record("other", 1, key="k"))) == 1

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from poller.cli import program
 from poller.failures.journal import KeptRecord
+from poller.failures.runs import Plan, planned
 from poller.stores.sqlite import open_store
 from poller.testing.journals import make_entry
 
@@ -139,6 +140,20 @@ def test_a_run_is_paused_and_aborted_by_name(site: Path) -> None:
     run("--name", "n", code=1)
     assert "is done already" in run("pause", "n", code=1).stderr
     assert site.exists()
+
+
+def test_where_it_sends_is_shown_without_what_is_a_secret_of_the_address(site: Path) -> None:
+    async def put() -> None:
+        store = await open_store(site / "poller.db")
+        for name, to in {"a": "https://hooks.test/T0/s3cret", "b": "kafka://ada:s3cret@b:9092/t", "c": "source"}.items():
+            await store.runs.put(planned(name, "ada", Plan(to=to), 1e9))
+        await store.aclose()
+
+    asyncio.run(put())
+    told = {each["run"]: each["plan"]["to"] for each in lines("list")}
+    assert told == {"a": "https://hooks.test/***0380b6", "b": "kafka://ada:***@b:9092/t", "c": "source"}
+    page = run("list").stdout + run("show", "a").stdout
+    assert "--to https://hooks.test/***0380b6" in page and "s3cret" not in page
 
 
 def test_what_is_no_failure_begins_no_replay_and_one_by_its_name_is_told_how_to_go_on(site: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poller.cli.template import write
@@ -22,6 +21,7 @@ from poller.failures.runs import Finished, Run
 from poller.failures.upkeep import DOUBT_SECONDS, LEAP_SECONDS, LINES, LOOK_SECONDS, ROWS, Reckoning, Upkeep, reckoned
 from poller.metrics import MappingCounters
 from poller.registry import Registry
+from poller.settings import IdempotencySettings
 from poller.stores.kept import PORTION_BYTES, PORTION_RECORDS, portion
 from poller.stores.memory import MemoryStore
 from poller.testing.clock import run_virtually
@@ -119,6 +119,40 @@ async def test_what_is_still_to_be_replayed_is_never_removed_for_its_size(world:
     assert [record.getMessage()[:20] for record in caplog.records] == ["journal_maximum_size"]  # told once
 
 
+async def test_what_went_for_its_age_counts_for_the_size(world: World) -> None:
+    await world.fill({"done": ("dropped", 1.0)}, size=1000)
+    enough = await world.store.upkeep.size()
+    await world.fill({"over": ("kept", 31.0), "over too": ("dropped", 31.0)}, size=1000)
+    await world.upkeep(journal_retention=30 * DAY, journal_maximum_size=enough).look()
+    assert (await held(world.store.journal)).keys() == {"done"}
+
+
+async def test_what_is_removed_is_given_back_and_no_more_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [700, 300]
+
+    async def compact(limit: int) -> int:
+        return left.pop() if left else 0
+
+    monkeypatch.setattr(world.store.upkeep, "compact", compact)
+    await world.fill({"young": ("kept", 1.0)})
+    upkeep = world.upkeep(journal_retention=30 * DAY)
+    await upkeep.look()
+    assert len(left) == 2
+    await world.fill({"over": ("dropped", 31.0)})
+    await upkeep.look()
+    assert not left
+
+
+async def test_what_windows_remember_is_trimmed(world: World) -> None:
+    mapping = world.config.mappings["first"]
+    window = replace(mapping, settings=replace(mapping.settings, idempotency=IdempotencySettings(DAY, 1)))
+    await world.store.acknowledged.put("first", [b"a"], world.now, world.now + 1)
+    await world.store.acknowledged.put("first", [b"b"], world.now, world.now + 2)
+    world.config = replace(world.config, mappings={**world.config.mappings, "first": window})
+    await world.upkeep().look()
+    assert {*await world.store.acknowledged.known("first", [b"a", b"b"], world.now)} == {b"b"}
+
+
 async def test_one_worker_at_a_time(world: World) -> None:
     await world.upkeep("a").look()
     await world.fill(ROWS_OF_AGES)
@@ -160,25 +194,45 @@ def test_a_clock_that_leaps_ahead_removes_nothing_before_it_has_stayed_so(world:
 STEPS = st.lists(st.tuples(st.floats(0.0, 600.0), st.one_of(st.just(0.0), st.floats(-1e6, 1e9))), max_size=60)
 
 
-@given(STEPS)
-def test_no_leap_is_believed_before_it_is_an_hour_old(steps: list[tuple[float, float]]) -> None:
-    """Each step: so much time passes, then the wall clock is set by so much."""
+def laws_of_reckoning(steps: Sequence[tuple[float, float]], reckon: Callable[[Reckoning | None, float, float], Reckoning]) -> None:
+    """Each step: so much time passes, then the wall clock is set by so much. By how much a clock is ahead of the steady one:"""
     wall = steady = 1e9
-    last, leapt = reckoned(None, wall, steady), -inf
+    last, shown = reckon(None, wall, steady), [(steady, 0.0)]
     for passed, leap in steps:
         wall, steady = wall + passed + leap, steady + passed
-        leapt = steady if leap > LEAP_SECONDS else leapt
-        now = reckoned(last, wall, steady)
-        assert now.time <= max(wall, last.time + passed)
-        assert (now.time == wall) == (now.since is None)
-        if leapt > steady - DOUBT_SECONDS and now.since is None:
-            # Either the leap is too small to be one, or it was undone.
-            assert wall <= last.time + passed + LEAP_SECONDS
-        last = now
-    for _ in range(2):
-        steady, wall = steady + DOUBT_SECONDS, wall + DOUBT_SECONDS
-        last = reckoned(last, wall, steady)
-    assert last == Reckoning(wall, steady)  # nothing is in doubt for ever
+        shown.append((steady, wall - steady))
+        last = reckon(last, wall, steady)
+        assert (last.time == wall) == (last.since is None)
+        # Believed is what the wall clock has been ahead by for the whole of the last hour, no more; small leaps are, each time.
+        lately = [ahead for at, ahead in shown if at > steady - DOUBT_SECONDS]
+        assert last.time - steady <= min(lately) + LEAP_SECONDS * len(lately) + 1e-3
+        # And no less than for two hours, whatever has leapt since.
+        long = [ahead for at, ahead in shown if at >= steady - 2 * (DOUBT_SECONDS + 600.0)]
+        if len(long) < len(shown):
+            assert last.time - steady >= min(long) - LEAP_SECONDS - 1e-3
+
+
+@given(STEPS)
+@example([(600.0, 600.0)] * 60)
+def test_a_leap_is_believed_when_it_is_an_hour_old_whatever_comes_then(steps: list[tuple[float, float]]) -> None:
+    laws_of_reckoning(steps, reckoned)
+
+
+def impatient(last: Reckoning | None, wall: float, steady: float) -> Reckoning:
+    return Reckoning(wall, steady)
+
+
+def wary(last: Reckoning | None, wall: float, steady: float) -> Reckoning:
+    """Doubts anew at every leap."""
+    now = reckoned(last, wall, steady)
+    leapt = last is not None and last.since is not None and wall - last.time - (steady - last.steady) > last.ahead + LEAP_SECONDS
+    return now if not leapt or last is None else Reckoning(last.time + steady - last.steady, steady, steady, wall - last.time)
+
+
+@pytest.mark.parametrize("broken", [impatient, wary])
+def test_a_broken_reckoning_is_rejected(broken: Callable[[Reckoning | None, float, float], Reckoning]) -> None:
+    with pytest.raises(AssertionError):
+        laws_of_reckoning([(600.0, 600.0)] * 60, broken)
 
 
 async def test_replays_that_ended_go_with_their_trails(world: World) -> None:
