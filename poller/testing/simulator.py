@@ -48,9 +48,6 @@ from poller.work import Work
 STORM_SECONDS = 90.0
 """How long faults come; then the world is calm."""
 
-CALM_SECONDS = 4000.0
-"""How long a calm world may take to finish; more is a loss."""
-
 
 def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = None) -> Report:
     """Run one scenario to its end. Raises Broken with the seed when a law does not hold."""
@@ -67,7 +64,9 @@ def simulate(seed: int, store: Store | None = None, scenario: Scenario | None = 
 
 @dataclass(slots=True)
 class World:
-    """Everything that outlives a life."""
+    """Everything that outlives a life. `patience`: so many seconds a calm world may take to finish; more is a loss."""
+
+    patience: ClassVar[float] = 4000.0
 
     seed: int
     random: Random
@@ -355,7 +354,7 @@ class World:
 
     async def _finish(self) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + CALM_SECONDS
+        deadline = loop.time() + self.patience
         while (left := self._left()) and loop.time() < deadline:
             self._lawful()
             for life in self.lives:
@@ -364,7 +363,7 @@ class World:
                     raise Broken(f"{life.name} ended by itself")
             await asyncio.sleep(1.0)
         if left:
-            raise Broken(f"not done after {CALM_SECONDS} s of calm: {sorted(left)[:10]}")
+            raise Broken(f"not done after {self.patience} s of calm: {sorted(left)[:10]}")
         lost = [name for name in self.oracle.keys if not self.oracle.is_done(name) and name not in self.queue.dead]
         if lost:
             raise Broken(f"lost: {lost}")

@@ -137,6 +137,8 @@ class Careless(Rigged):
 
 
 class Uncounting(Rigged):
+    patience = 200.0  # what retries for ever is found out by its attempts, or in the next run
+
     def policy(self, drawn: Policy) -> Policy:
         return _changed(drawn, UncountingBlock)
 
@@ -389,6 +391,8 @@ class Orphaned(Rigged):
 
 
 class Boastful(Rigged):
+    patience = 200.0  # a shard that nobody knows to have ended keeps its children waiting for ever
+
     lane = BoastfulLane
 
 

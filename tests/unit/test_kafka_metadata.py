@@ -452,7 +452,13 @@ def trusting(progress: Progress) -> Progress:
 
 
 @pytest.mark.parametrize(
-    ("fit", "law"), [(forgetting, "law (7|10|11)"), (unsteady, "law 11"), (careless, "law 11"), (unreserved, "law 1[01]")]
+    ("fit", "law"),
+    [
+        (forgetting, "law (7|10|11)"),
+        (unsteady, "law 11"),
+        (careless, "law 11"),
+        pytest.param(unreserved, "law 1[01]", marks=pytest.mark.slow),  # rare
+    ],
 )
 def test_the_laws_find_out_who_fits_badly(fit: Fit, law: str) -> None:
     with pytest.raises(Broken, match=law), counter_test():

@@ -218,7 +218,7 @@ def patient(shards: Mapping[str, Shard], known: Knowledge, running: Collection[s
     [
         (Rules(plan=eager), "before its parent"),
         (Rules(plan=either), "before its parent"),
-        (Rules(believing), "never opened"),
+        pytest.param(Rules(believing), "never opened", marks=pytest.mark.slow),  # rare
         (Rules(plan=hasty), "before its parent"),
         (Rules(entangled), "never opened"),
         (Rules(plan=patient), "never opened"),
