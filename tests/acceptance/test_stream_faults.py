@@ -183,11 +183,11 @@ def test_lease_rows_that_someone_deletes_are_made_anew_and_nothing_is_lost(site:
     before, after = numbered("before", 400), numbered("after", 100)
     orders.fill(before)
     with site.daemon("one.toml") as one, site.daemon("two.toml") as two:
+        two.until(lambda: begun_by(site, one) and begun_by(site, two))
         store = sqlite3.connect(site.store, timeout=10)
         shares = "SELECT count(*) FROM leases WHERE lane LIKE 'shardId-%' AND owner <> '' GROUP BY owner"
         # A lane on its way from one to the other is given up, not lost.
         two.until(lambda: store.execute(shares).fetchall() == [(2,), (2,)], what="each has half of the lanes")
-        two.until(lambda: begun_by(site, one) and begun_by(site, two))
         deleted = time.time()
         assert store.execute("DELETE FROM leases WHERE lane LIKE 'shardId-%'").rowcount == 4
         store.commit()
