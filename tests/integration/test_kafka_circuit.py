@@ -9,7 +9,7 @@ import pytest
 
 from poller.model import Fault, Response
 from poller.settings import Backoff, BreakerSettings, FailureSettings
-from tests.integration.kafka_workers import DONE, Called, Mapping, Script, Worker, handled, until
+from tests.integration.kafka_workers import DONE, Called, Mapping, Script, Worker, until
 from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import KafkaClient, Message
 
@@ -65,7 +65,7 @@ async def test_an_open_breaker_keeps_its_partitions_hands_them_over_and_loses_no
             assert time.monotonic() - joined < 5.0
             await until(lambda: {*a.lanes, *b.lanes} == {f"{topic}-{number}" for number in range(3)})
             script.away = False
-            await handled((a, b), 600)
+            await until(lambda: len({*script.done}) == 600, (a, b))
             assert await mapping.kept() == []
             await a.saved()
             await b.saved()
