@@ -22,6 +22,7 @@ from poller.testing.oracle import Broken
 from poller.testing.report import Report
 from poller.testing.scenario import Scenario
 from poller.testing.simulator import STORM_SECONDS, World
+from tests.engine.seeds import replayable
 
 SEEDS = max(8, int(os.environ.get("POLLER_SEEDS", "30")) // 3)
 
@@ -52,11 +53,8 @@ def reports() -> tuple[Report, ...]:
 
 
 def _played(seed: int) -> Report:
-    try:
+    with replayable(seed, f"tests.engine.test_circuit_simulation.play(World, {seed})"):
         return play(World, seed)
-    except BaseException as error:
-        error.add_note(f"seed {seed}: replay with tests.engine.test_circuit_simulation.play(World, {seed})")
-        raise
 
 
 def test_the_laws_hold_over_outages() -> None:

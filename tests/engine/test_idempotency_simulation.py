@@ -26,6 +26,7 @@ from poller.testing.report import Report
 from poller.testing.scenario import Scenario
 from poller.testing.simulator import World
 from poller.work import Work
+from tests.engine.seeds import replayable
 
 SEEDS = max(8, int(os.environ.get("POLLER_SEEDS", "30")) // 3)
 
@@ -61,11 +62,8 @@ def reports() -> tuple[Report, ...]:
 
 
 def _played(seed: int) -> Report:
-    try:
+    with replayable(seed, f"tests.engine.test_idempotency_simulation.play(World, {seed})"):
         return play(World, seed)
-    except BaseException as error:
-        error.add_note(f"seed {seed}: replay with tests.engine.test_idempotency_simulation.play(World, {seed})")
-        raise
 
 
 def test_what_was_acknowledged_does_not_begin_again() -> None:

@@ -26,6 +26,7 @@ from poller.testing.report import Report
 from poller.testing.scenario import Scenario
 from poller.testing.simulator import World
 from poller.work import Work
+from tests.engine.seeds import replayable
 
 SEEDS = max(10, int(os.environ.get("POLLER_SEEDS", "30")) // 3)
 
@@ -64,11 +65,8 @@ def reports() -> tuple[Report, ...]:
 
 
 def _played(seed: int) -> Report | None:
-    try:
+    with replayable(seed, f"tests.engine.test_parking_simulation.play(World, {seed}, MemoryStore())"):
         return play(World, seed, MemoryStore())
-    except BaseException as error:
-        error.add_note(f"seed {seed}: replay with tests.engine.test_parking_simulation.play(World, {seed}, MemoryStore())")
-        raise
 
 
 def test_the_laws_hold() -> None:

@@ -18,6 +18,7 @@ from poller.testing.oracle import Broken
 from poller.testing.report import Report, reached
 from poller.testing.simulator import simulate
 from tests.engine.counterparts import COUNTERPARTS, Counterpart, Rigged, kind_of, play
+from tests.engine.seeds import replayable
 
 SEEDS = int(os.environ.get("POLLER_SEEDS", "30"))
 
@@ -77,11 +78,8 @@ def test_the_laws_hold_under_every_fault_at_once() -> None:
 
 
 def _harsh(seed: int) -> Report:
-    try:
+    with replayable(seed, f"tests.engine.counterparts.play(Rigged, {seed})"):
         return play(Rigged, seed)
-    except BaseException as error:
-        error.add_note(f"seed {seed}: replay with tests.engine.counterparts.play(Rigged, {seed})")
-        raise
 
 
 @pytest.mark.parametrize("counterpart", COUNTERPARTS, ids=repr)
