@@ -80,7 +80,7 @@ def test_one_is_killed_and_the_other_goes_on_and_the_failures_are_in_one_journal
         assert "hunter2" not in one.log + two.log
     begun = site.bodies("begun")
     assert begun.keys() == {*clicks(0, 200), POISON}
-    assert begun[POISON] == 1
+    assert begun[POISON] in (1, 2)  # once more if it was killed between the row and the save that follows it; yet it is one row
     (row,) = _listed(site, url)
     assert (row["mapping"], row["error"]["message"]) == ("clicks", "as asked")
     assert poller(site, url, "replay", "-c", "mended.toml") == "1 failure replayed\n"

@@ -42,9 +42,7 @@ class KafkaBench:
         await self._client.produce(self._topic, [Message(name.encode(), key.encode(), 0) for name in names])
 
     async def open(self, owner: str, width: int = 1, *, interval: float = 3600.0, origin: str = "TRIM_HORIZON") -> Lane:
-        for source, before in self._lives:
-            if before.closed:
-                await source.aclose()  # who has closed the lane hands it on: there is no other, so it leaves the group
+        await self._leave()
         settings, options = settings_of(width), msgspec.structs.replace(self._options, starting_position=cast("Any", origin))
         context = Context(settings, MemoryStore(), owner, time.time, Path(), Path())
         source = await open_source(options, context, connector.policy(options, settings))
@@ -53,8 +51,27 @@ class KafkaBench:
         self._lives.append((source, lane))
         return lane
 
+    async def _leave(self) -> None:
+        """Who has closed the lane hands it on: there is no other, so the worker leaves the group."""
+        for life in [each for each in self._lives if each[1].closed]:
+            self._lives.remove(life)
+            await life[0].aclose()
+
+    async def _settled(self) -> None:
+        """No member is joining: it would come back by itself, under a new name, after the group has forgotten it."""
+        group = str(self._options.group)
+        async with asyncio.timeout(LIMIT):
+            while True:
+                if all(source._membership.steady for source, _ in self._lives):
+                    (answer,) = await self._client._admin.describe_consumer_groups([group])
+                    if answer.groups[0][2] != "PreparingRebalance" and all(source._membership.steady for source, _ in self._lives):
+                        return
+                await asyncio.sleep(0.02)
+
     async def expire(self) -> None:
         """The group has forgotten all its members, and none of them hears of it before it commits."""
+        await self._leave()
+        await self._settled()
         for source, _ in self._lives:
             membership = source._membership
             await membership._stop_heartbeat_task()
