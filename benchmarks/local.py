@@ -23,6 +23,7 @@ PUT = 1000
 class _Place:
     """See `poller.feed.Place`."""
 
+    base: Path
     state: Path
     clock = staticmethod(time.time)
 
@@ -33,7 +34,7 @@ def _items(first: int, count: int) -> Sequence[Item]:
 
 async def put(kind: str, records: int, folder: str) -> Reading:
     """CPU a record of putting them in, a thousand at a time."""
-    place, spent = _Place(Path(folder)), 0.0
+    place, spent = _Place(Path(folder), Path(folder)), 0.0
     for first in range(0, records, PUT):
         items = _items(first, min(PUT, records - first))
         began = time.process_time()

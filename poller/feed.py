@@ -1,6 +1,7 @@
-"""Feeding: what a connector offers, besides being polled, when records can also be put into its source (`poller put`).
+"""Feeding: what a connector offers, besides being polled, when records can also be put into its source.
 
-A connector that can be fed has a method `put` as in `Feed`; the command finds it with `isinstance(connector, Feed)`.
+A connector that can be fed (`poller put`) has a method `put` as in `Feed`; one whose source takes back what it once held (`poller replay
+--to source`) has `returner` as in `Returning`. Both are found with `isinstance`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ class Item:
 
 
 class Place(Protocol):
-    """Where local sources live; `settings.Context` is one. `state` is the folder of the store, `clock` gives epoch seconds."""
+    """Where local sources and files live; `settings.Context` is one. `base` is the folder of the configuration, `state` that of the store,
+    `clock` gives epoch seconds."""
+
+    @property
+    def base(self) -> Path: ...
 
     @property
     def state(self) -> Path: ...
@@ -51,9 +56,22 @@ class Feed(Protocol):
         """
 
 
+class Returner(Protocol):
+    """A source that takes its own records back."""
+
+    async def put(self, records: Sequence[KeptRecord]) -> int:
+        """Put the first of these records, one or more, as they were put once, as far as their events tell, and never taken for a repeat.
+
+        Returns how many are there now, durably; in order within a key. After an error, and between those that are told and one that is
+        tried again, a record may be there twice. Raises SourceError where an event does not tell, and NotConnected."""
+
+    async def aclose(self) -> None:
+        """Tolerated twice."""
+
+
 @runtime_checkable
 class Returning(Protocol):
-    """A connector that can be fed, and knows what one of its records in the journal was put as (`poller replay --to source`)."""
+    """A connector whose sources take their own records back, out of the journal."""
 
-    def item(self, record: KeptRecord) -> Item:
-        """As it was put, as far as its event tells; never taken for a repeat. Raises SourceError where it does not tell. Pure."""
+    async def returner(self, options: Any, place: Place) -> Returner:
+        """Raises ConfigError, NotConnected, SourceError."""

@@ -151,12 +151,7 @@ class AwsKind:
         region = options.region or named.region or None
         name = f"{self._system.traits.what} {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})"
         place = Place(name, self._system.traits.action)
-        sender = AwsSender(place, checked(named, options))
-        try:
-            await sender.connect(self._system.traits.service, region, options)
-        except BaseException:
-            await sender.aclose()
-            raise
+        sender = await AwsSender.opened(place, checked(named, options), self._system.traits.service, region, options)
         return AwsDestination(self._system, sender, place, named, context)
 
     async def probe(self, to: str, options: SendOptions, context: DestinationContext) -> list[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from aiobotocore.config import AioConfig
 from aiohttp import ClientError
@@ -17,7 +17,7 @@ from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from connectors.aws.credentials import mapped, session_for
-from connectors.aws.options import SendOptions
+from connectors.aws.naming import Asked
 from connectors.aws.refusals import Place
 from connectors.aws.rejections import rejection
 from poller.errors import NotConnected, SourceError
@@ -39,6 +39,17 @@ class AwsSender:
         self._stack = AsyncExitStack()
         self._client: Any = None
 
+    @classmethod
+    async def opened(cls, place: Place, timeout: float, service: str, region: str | None, options: Asked) -> Self:
+        """See `connect`."""
+        sender = cls(place, timeout)
+        try:
+            await sender.connect(service, region, options)
+        except BaseException:
+            await sender.aclose()
+            raise
+        return sender
+
     def __repr__(self) -> str:
         return f"<AwsSender {self._place.name} [{'closed' if self._client is None else 'open'}]>"
 
@@ -47,7 +58,7 @@ class AwsSender:
         """The URL that is asked."""
         return str(self._client.meta.endpoint_url)
 
-    async def connect(self, service: str, region: str | None, options: SendOptions) -> None:
+    async def connect(self, service: str, region: str | None, options: Asked) -> None:
         """`service` is botocore's name. Reads the credentials' settings; the service itself is not asked yet. Raises NotConnected."""
         with self._mapped():
             session = await session_for(options.profile, options.role_arn, region)

@@ -32,7 +32,9 @@ from poller.errors import ConfigError
 from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
+    from connectors.kafka.returning import TopicsReturner
     from poller.failures.journal import Entry
+    from poller.feed import Place
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
     from poller.policy import Block
@@ -83,6 +85,13 @@ class KafkaConnector:
         from connectors.kafka.regaining import TopicRegainer
 
         return TopicRegainer(options, context)
+
+    async def returner(self, options: KafkaOptions, place: Place) -> TopicsReturner:
+        """See `poller.feed.Returning`."""
+        from connectors.kafka.returning import TopicsReturner
+
+        self.traits(options)
+        return TopicsReturner(options, place.base)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

@@ -38,12 +38,13 @@ class Original(NamedTuple):
 
 
 class Message(NamedTuple):
-    """To be produced. `whole`: nothing of it was left out."""
+    """To be produced. `whole`: nothing of it was left out. `partition`: None, the key chooses it."""
 
     key: bytes | None
     value: bytes | None
     headers: Headers
     whole: bool = True
+    partition: int | None = None
 
 
 def original(kept: KeptRecord) -> Original:

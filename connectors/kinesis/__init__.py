@@ -17,7 +17,9 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 
 if TYPE_CHECKING:
     from connectors.kinesis.client import KinesisClient
+    from connectors.kinesis.returning import StreamReturner
     from poller.failures.journal import Entry
+    from poller.feed import Place
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
     from poller.policy import Block
@@ -87,6 +89,13 @@ class KinesisConnector:
         from connectors.kinesis.regaining import StreamRegainer
 
         return StreamRegainer(self._connect, options, context)
+
+    async def returner(self, options: KinesisOptions, place: Place) -> StreamReturner:  # noqa: ARG002 (the protocol's)
+        """See `poller.feed.Returning`."""
+        from connectors.kinesis.returning import open_returner
+
+        self.traits(options)
+        return await open_returner(options)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

@@ -19,8 +19,8 @@ from poller.settings import Context, Finding, MappingSettings, Traits
 from poller.units import duration
 
 if TYPE_CHECKING:
-    from poller.failures.journal import Entry, KeptRecord
-    from poller.feed import Item, Place
+    from poller.failures.journal import Entry
+    from poller.feed import Item, Place, Returner
     from poller.policy import Block, Redeliver
     from poller.protocols import Source
     from poller.redrive.letters import RedriveContext, Regainer
@@ -88,7 +88,7 @@ class _Problems:
 class QueueConnector:
     """`type = "local-queue"`: a `Connector` that is a `Feed` too."""
 
-    options = QueueOptions
+    options: type[msgspec.Struct] = QueueOptions
 
     def traits(self, options: QueueOptions) -> Traits:
         problems = _Problems()
@@ -145,16 +145,17 @@ class QueueConnector:
         self.traits(options)
         return await put_messages(options, place, items)
 
-    def item(self, record: KeptRecord) -> Item:
-        from connectors.local.feed import message_item
+    async def returner(self, options: QueueOptions, place: Place) -> Returner:
+        """See `poller.feed.Returning`."""
+        from connectors.local.returning import QueueReturner
 
-        return message_item(record)
+        return QueueReturner(options, place)
 
 
 class StreamConnector:
     """`type = "local-stream"`: a `Connector` that is a `Feed` too."""
 
-    options = StreamOptions
+    options: type[msgspec.Struct] = StreamOptions
 
     def traits(self, options: StreamOptions) -> Traits:
         problems = _Problems()
@@ -200,10 +201,11 @@ class StreamConnector:
         self.traits(options)
         return await put_records(options, place, items)
 
-    def item(self, record: KeptRecord) -> Item:
-        from connectors.local.feed import record_item
+    async def returner(self, options: StreamOptions, place: Place) -> Returner:
+        """See `poller.feed.Returning`."""
+        from connectors.local.returning import StreamReturner
 
-        return record_item(record)
+        return StreamReturner(options, place)
 
 
 queue_connector = QueueConnector()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import md5
 from sqlite3 import Connection
 from typing import TypeVar
@@ -16,7 +14,6 @@ from connectors.local import QueueOptions, StreamOptions, messages, records
 from connectors.local.database import Database
 from connectors.local.messages import Draft, Queue
 from poller.errors import SourceError
-from poller.failures.journal import KeptRecord
 from poller.feed import Item, Place
 from poller.units import duration
 
@@ -166,27 +163,3 @@ def _pair(number: int, item: Item) -> tuple[str, bytes]:
     _encoded(number, "key", item.key or "")
     # Kinesis asks for a key; without one, records are spread evenly.
     return item.key or uuid4().hex, item.data
-
-
-def message_item(record: KeptRecord) -> Item:
-    """See `Returning.item`."""
-    with _readable(record):
-        event = orjson.loads(record.json)
-        # What is no string attribute cannot be put either (Item.attributes).
-        attributes = {name: each["stringValue"] for name, each in event.get("messageAttributes", {}).items() if "stringValue" in each}
-        return Item(event["body"].encode("utf-8", "surrogatepass"), event.get("attributes", {}).get("MessageGroupId"), attributes)
-
-
-def record_item(record: KeptRecord) -> Item:
-    """See `Returning.item`."""
-    with _readable(record):
-        inner = orjson.loads(record.json)["kinesis"]
-        return Item(b64decode(inner["data"]), inner["partitionKey"])
-
-
-@contextmanager
-def _readable(record: KeptRecord) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"record {record.id} of the journal is not of this kind of source, so it cannot be put back into it") from error

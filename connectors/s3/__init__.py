@@ -116,12 +116,8 @@ class BucketKind:
 
         address = self._system.address(to)
         name = f"S3 bucket {address.name} (region {options.region or 'of the environment'}, {options.endpoint or 'AWS'})"
-        sender = AwsSender(Place(name, f"{LISTING} and {READING}"), checked(address, options))
-        try:
-            await sender.connect("s3", options.region, options)
-        except BaseException:
-            await sender.aclose()
-            raise
+        place = Place(name, f"{LISTING} and {READING}")
+        sender = await AwsSender.opened(place, checked(address, options), "s3", options.region, options)
         bucket, _, prefix = address.name.partition("/")
         return BucketLetters(sender, bucket, prefix)
 

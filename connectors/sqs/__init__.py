@@ -19,8 +19,10 @@ from poller.units import duration
 
 if TYPE_CHECKING:
     from connectors.sqs.client import SqsClient
+    from connectors.sqs.returning import QueueReturner
     from connectors.sqs.source import SqsSource
     from poller.failures.journal import Entry
+    from poller.feed import Place
     from poller.importing.carried import Importer
     from poller.permissions import Needed, Somewhere
     from poller.policy import Redeliver
@@ -113,6 +115,13 @@ class SqsConnector:
         from connectors.sqs.regaining import QueueRegainer
 
         return QueueRegainer(self._connect, options, context)
+
+    async def returner(self, options: SqsOptions, place: Place) -> QueueReturner:  # noqa: ARG002 (the protocol's)
+        """See `poller.feed.Returning`."""
+        from connectors.sqs.returning import open_returner
+
+        self.traits(options)
+        return await open_returner(options)
 
     def importer(self) -> Importer:
         """See `poller.importing.carried.Importing`."""

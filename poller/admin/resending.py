@@ -11,7 +11,7 @@ from poller.config.destinations import destination
 from poller.errors import ConfigError
 from poller.failures.delivery import Opening, opened
 from poller.failures.journal import Delivery, Entry
-from poller.feed import Feed, Returning
+from poller.feed import Returning
 from poller.functions import Function
 from poller.replay.sending import sending
 
@@ -29,16 +29,24 @@ class Resending:
         """What the rows of this mapping run with; what it opens is closed by the stack.
 
         Raises ConfigError where nothing can be sent there, NotConnected, PluginError."""
-        return self._source(mapping, at_once) if self.to == SOURCE else await self._destination(mapping, at_once, stack)
+        open_to = self._source if self.to == SOURCE else self._destination
+        return await open_to(mapping, at_once, stack)
 
-    def _source(self, mapping: MappingConfig, at_once: int) -> Function:
+    async def _source(self, mapping: MappingConfig, at_once: int, stack: AsyncExitStack) -> Function:
         connector: Any = self.opening.registry.connector(mapping.type) if mapping.type else None
-        if not isinstance(connector, Feed) or not isinstance(connector, Returning):
+        if not isinstance(connector, Returning):
             what = f"its source, of type {mapping.type!r}," if connector is not None else "its source, which is not configured any more,"
-            raise ConfigError(f"mapping {mapping.settings.name}: {what} cannot be written to from here; name the address of a destination")
+            raise ConfigError(f"mapping {mapping.settings.name}: {what} cannot be written to; name the address of a destination")
+        returner = await connector.returner(mapping.options, self.opening)
+        stack.push_async_callback(returner.aclose)
+        there = dict[str, int]()
+        """How many of a row's records are there: where one of them is refused for now, those before it are not put again."""
 
         async def put(entry: Entry) -> None:
-            await connector.put(mapping.options, self.opening, [connector.item(record) for record in entry.records])
+            done = there.get(entry.id, 0)
+            while done < len(entry.records):
+                done = there[entry.id] = done + await returner.put(entry.records[done:])
+            there.pop(entry.id, None)
 
         return sending(put, f"the source of {mapping.settings.name}", at_once)
 

@@ -26,8 +26,9 @@ _ITEM = re.compile(r"^item \d+\b")
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """`feed.Place`: the folder of the store."""
+    """`feed.Place`: the folders of the configuration and of the store."""
 
+    base: Path
     state: Path
     clock: Callable[[], float] = time.time
 

@@ -42,7 +42,7 @@ def put(name: str, files: tuple[str, ...], config_path: Path, key: str | None, r
 
     config = load_config(config_path)
     feed, mapping = fed(config, Registry(), name)
-    feeding = Feeding(feed, mapping.options, Beside(config.state))
+    feeding = Feeding(feed, mapping.options, Beside(config.base, config.state))
     try:
         _feed(feeding, files, {"key": key, "raw": raw}, whole_files)
     finally:  # after an error and after Ctrl-C too: what is in, is in

@@ -117,7 +117,7 @@ class Site:
         connector = registry.connector(found.type)
         assert isinstance(connector, Feed)
         items = [each if isinstance(each, Item) else Item(each.encode(), key="one") for each in bodies]
-        assert asyncio.run(connector.put(found.options, _Place(config.state), items)) == len(items)
+        assert asyncio.run(connector.put(found.options, _Place(config.base, config.state), items)) == len(items)
 
     def holds(self, mapping: str) -> str:
         """What its connector says of a local source."""
@@ -162,6 +162,7 @@ class Site:
 class _Place:
     """Where `put` finds the local sources."""
 
+    base: Path
     state: Path
     clock: Callable[[], float] = time.time
 

@@ -76,13 +76,14 @@ def configured(tmp_path: Path) -> Callable[..., Config]:
 class Place:
     """Where `put` finds the queue."""
 
+    base: Path
     state: Path
     clock: Callable[[], float] = time.time
 
 
 async def put(config: Config, *bodies: str) -> None:
     options: Any = config.mappings["a"].options
-    await queue_connector.put(options, Place(config.state), [Item(body.encode()) for body in bodies])
+    await queue_connector.put(options, Place(config.base, config.state), [Item(body.encode()) for body in bodies])
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:

@@ -199,6 +199,33 @@ def test_messages_of_a_dead_letter_queue_run_as_those_of_the_queue_once(
     assert sorted(row.entry.fault.message if row.entry.fault else "" for row in found) == ["", "", "it broke"]
 
 
+def test_messages_of_a_dead_letter_queue_go_back_into_their_queue(
+    site: Path, elasticmq: str, outside: Outside, closing: AsyncExitStack
+) -> None:
+    at = outside(queues(closing, elasticmq))
+    configure(site, type="sqs", queue=at.arn, endpoint=elasticmq)
+    outside(at.move("one", "two"))
+    assert "2 failures sent" in run("--from", at.dead, "--to", "source").stdout
+    assert (outside(at.left()), handled()) == ((0, 0), [])
+    found = outside(at.sqs.receive_message(QueueUrl=at.queue_url, MaxNumberOfMessages=10))["Messages"]
+    assert sorted(each["Body"] for each in found) == ["one", "two"]
+    assert {row.state for row in rows(site, outside)} == {"replayed"}
+
+
+def test_what_cannot_be_written_to_says_so_and_every_failure_stays(site: Path, outside: Outside) -> None:
+    configure(site, type="dynamodb-streams", table="orders")
+
+    async def fill() -> None:
+        store = await open_store(site / "poller.db")
+        await store.journal.append([make_entry("a" * 32, "1")])
+        await store.aclose()
+
+    outside(fill())
+    said = run("--to", "source", code=2).stderr
+    assert "of type 'dynamodb-streams', cannot be written to; name the address of a destination" in said
+    assert [row.state for row in rows(site, outside)] == ["kept"]
+
+
 def test_messages_of_a_fifo_dead_letter_queue_are_taken_in_the_order_of_their_groups(
     site: Path, elasticmq: str, outside: Outside, closing: AsyncExitStack
 ) -> None:

@@ -93,7 +93,7 @@ class Picky:
 
 
 def feeding(feed: Picky) -> Feeding:
-    return Feeding(feed, None, Beside(Path()))
+    return Feeding(feed, None, Beside(Path(), Path()))
 
 
 def numbered(*data: bytes) -> list[Line | Refused]:

@@ -18,12 +18,13 @@ from typing import Any, cast
 import pytest
 
 from connectors.local import StreamOptions
+from connectors.local.returning import StreamReturner
 from poller.admin.replaying import Replaying, command
 from poller.cli.replaying import tally_page
 from poller.config import Config, MappingConfig
 from poller.config.tree import Address
 from poller.daemon import Daemon
-from poller.errors import HandlerError, StoreError
+from poller.errors import HandlerError, NotConnected, StoreError
 from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import Entry, KeptRecord, Selection
 from poller.failures.runs import RUN_SECONDS, Plan, aborted, paused, planned, renewed, started
@@ -344,6 +345,24 @@ async def test_rows_go_back_to_their_source_in_their_order(tmp_path: Path) -> No
     assert all(step.edited for step in await bench.store.runs.trail("r0"))
     assert await held(bench.store.journal, Selection()) == {}
     assert await in_stream(tmp_path) == [{"kind": "again", "n": n} for _ in rows for n in range(2)]
+
+
+async def test_what_is_there_is_not_put_again_where_the_source_refuses_the_next_one_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, refused, whole = Bench(state=tmp_path), list[str](), StreamReturner.put
+
+    async def put(self: StreamReturner, records: Sequence[KeptRecord]) -> int:
+        if records[0].id == "r0-1" and not refused:
+            refused.append(records[0].id)
+            raise NotConnected("too much at once", retry_after=0.01)
+        return await whole(self, records[:1])
+
+    monkeypatch.setattr(StreamReturner, "put", put)
+    await bench.store.journal.append([streamed("r0", "order", time=0.0)])
+    last = (await bench.run(Plan(to="source")))[-1]
+    assert (last["sent"], refused) == (1, ["r0-1"])
+    assert await in_stream(tmp_path) == [{"kind": "order", "n": n} for n in range(2)]
 
 
 async def test_rows_go_to_a_destination_also_of_a_mapping_that_is_gone(tmp_path: Path) -> None:
