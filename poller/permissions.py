@@ -60,6 +60,14 @@ class SourcePermissions(Protocol):
 
 
 @runtime_checkable
+class ReturnPermissions(Protocol):
+    """A connector whose sources IAM guards, and that takes their records back (`poller.feed.Returning`)."""
+
+    def returning(self, options: Any, place: Somewhere) -> Needed:
+        """To put records back into the source."""
+
+
+@runtime_checkable
 class DestinationPermissions(Protocol):
     """A kind of destination that IAM guards."""
 

@@ -105,6 +105,12 @@ class KafkaConnector:
 
         return reading(options, settings.id, place)
 
+    def returning(self, options: KafkaOptions, place: Somewhere) -> Needed:
+        """See `poller.permissions.ReturnPermissions`."""
+        from connectors.kafka.permissions import sending
+
+        return sending(options, place)
+
     async def open(self, options: KafkaOptions, context: Context) -> Source:
         from connectors.kafka.source import open_source
 

@@ -32,7 +32,7 @@ def reading(options: KafkaOptions, mapping: str, place: Somewhere) -> Needed:
 
 
 def sending(options: KafkaOptions, place: Somewhere) -> Needed:
-    """To send to its topic, by an idempotent producer."""
+    """To send to its topics, by an idempotent producer."""
     if options.sasl is None or options.sasl.mechanism != "AWS_MSK_IAM":
         return Needed(
             remarks=(_elsewhere(options.names, "WRITE and DESCRIBE", ", and IDEMPOTENT_WRITE on the cluster of an older broker"),)

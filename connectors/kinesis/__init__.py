@@ -109,6 +109,12 @@ class KinesisConnector:
 
         return permissions(options, place)
 
+    def returning(self, options: KinesisOptions, place: Somewhere) -> Needed:
+        """See `poller.permissions.ReturnPermissions`."""
+        from connectors.kinesis.permissions import returning
+
+        return returning(options, place)
+
     async def open(self, options: KinesisOptions, context: Context) -> Source:
         from connectors.kinesis.source import open_source
 

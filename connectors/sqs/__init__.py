@@ -135,6 +135,12 @@ class SqsConnector:
 
         return permissions(options, place)
 
+    def returning(self, options: SqsOptions, place: Somewhere) -> Needed:
+        """See `poller.permissions.ReturnPermissions`."""
+        from connectors.sqs.permissions import returning
+
+        return returning(options, place)
+
     async def open(self, options: SqsOptions, context: Context) -> SqsSource:
         from connectors.sqs.source import connections, open_source
 

@@ -1,4 +1,4 @@
-"""What polling a queue needs of IAM. Pure.
+"""What polling a queue needs of IAM, and putting messages back into it. Pure.
 
 Source: Service Authorization Reference, Amazon SQS; the batch calls have the permissions of the single ones. ChangeMessageVisibility is
 what AWS's own poller does not need: it neither prolongs nor gives back.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from connectors.sqs import SqsOptions
 
 ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
+RETURN = "sqs:SendMessage"
 BY_NAME = "sqs:GetQueueUrl"
 """Where the queue is named without its URL."""
 
@@ -24,8 +25,16 @@ _ACCOUNT = re.compile(r"https?://[^/]+/(\d{12})/[\w.-]+")
 
 
 def permissions(options: SqsOptions, place: Somewhere) -> Needed:
+    return _of(options, place, "PollQueue", *ACTIONS)
+
+
+def returning(options: SqsOptions, place: Somewhere) -> Needed:
+    return _of(options, place, "ReturnToQueue", RETURN)
+
+
+def _of(options: SqsOptions, place: Somewhere, purpose: str, *actions: str) -> Needed:
     named = where(options.queue)
     account = named.owner or (found[1] if named.url and (found := _ACCOUNT.fullmatch(named.url)) else None)
     arn = options.queue if options.queue.startswith("arn:") else place.arn("sqs", named.name, named.region or options.region, account)
-    actions = ACTIONS if named.url else (*ACTIONS, BY_NAME)
-    return needed(f"queue {named.name}", options, Grant("PollQueue", actions, (arn,)), at=named.url)
+    wanted = actions if named.url else (*actions, BY_NAME)
+    return needed(f"queue {named.name}", options, Grant(purpose, wanted, (arn,)), at=named.url)

@@ -10,12 +10,14 @@ from poller.cli.redriving import readable, resolved
 from poller.config import Config, DestinationConfig
 from poller.config.tree import MappingConfig
 from poller.errors import ConfigError
+from poller.feed import Returning
 from poller.permissions import (
     DestinationPermissions,
     LedgerPermissions,
     LetterPermissions,
     Needed,
     Principal,
+    ReturnPermissions,
     Somewhere,
     SourcePermissions,
     policies,
@@ -37,14 +39,17 @@ class Permitted(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def permitted(config: Config, registry: Registry, name: str, place: Somewhere, origin: str | None = None) -> Permitted:
-    """`origin`: with what `poller replay --from` it needs. Raises ConfigError: there is no such mapping, or nothing to be read there."""
+def permitted(config: Config, registry: Registry, name: str, place: Somewhere, origin: str | None = None, back: bool = False) -> Permitted:
+    """`origin`: with what `poller replay --from` it needs; `back`: with what `--to source` needs. Raises ConfigError: there is no such
+    mapping, or nothing to be read there."""
     if name not in config.mappings:
         raise ConfigError(unknown("mapping", name, config.mappings))
     mapping = config.mappings[name]
     needed = [*_needed(config, registry, mapping, place)]
     if origin is not None:
         needed += _read(registry, mapping, resolved(config, mapping, origin, registry), place)
+    if back:
+        needed.append(_returned(registry, mapping, place))
     found = policies(needed)
     return Permitted(found, (*remarks(needed), *([KEYS] if found else [])))
 
@@ -69,6 +74,15 @@ def _needed(config: Config, registry: Registry, mapping: MappingConfig, place: S
         yield store.permissions(url, mapping.settings.id, place)
     else:
         yield _none(f"the store ({scheme(url)})")
+
+
+def _returned(registry: Registry, mapping: MappingConfig, place: Somewhere) -> Needed:
+    connector = registry.connector(mapping.type)
+    if not isinstance(connector, Returning):
+        raise ConfigError(f"mapping {mapping.settings.name}: its source, of type {mapping.type!r}, cannot be written to")
+    if isinstance(connector, ReturnPermissions):
+        return connector.returning(mapping.options, place)
+    return _none(f"the source ({mapping.type})")
 
 
 def _read(registry: Registry, mapping: MappingConfig, address: DestinationConfig, place: Somewhere) -> Iterator[Needed]:

@@ -41,9 +41,11 @@ def configured(folder: Path, source: str, mapping: str = "", daemon: str = "") -
     return path
 
 
-def asked(folder: Path, source: str, mapping: str = "", daemon: str = "", place: Somewhere = HERE, origin: str | None = None) -> Permitted:
+def asked(
+    folder: Path, source: str, mapping: str = "", daemon: str = "", place: Somewhere = HERE, origin: str | None = None, back: bool = False
+) -> Permitted:
     registry = Registry()
-    return permitted(load(configured(folder, source, mapping, daemon), registry, {}), registry, "m", place, origin)
+    return permitted(load(configured(folder, source, mapping, daemon), registry, {}), registry, "m", place, origin, back)
 
 
 def allowed(found: Permitted, role: str = "") -> dict[str, set[str]]:
@@ -208,6 +210,31 @@ def test_what_taking_letters_needs_is_told_when_asked_for(origin: str, source: s
     assert found == without | expected
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('type = "sqs"\nqueue = "q"', {f"{SQS}:q": {"sqs:SendMessage"}}),
+        ('type = "kinesis"\nstream = "clicks"', {STREAM: {"kinesis:PutRecord"}}),
+        (
+            BROKER,
+            {"arn:aws:kafka:eu-west-1:111111111111:topic/demo/*/t": {*topics.WRITE}}
+            | {"arn:aws:kafka:eu-west-1:111111111111:cluster/demo/*": {"kafka-cluster:WriteDataIdempotently"}},
+        ),
+    ],
+    ids=["sqs", "kinesis", "kafka"],
+)
+def test_what_putting_back_needs_is_told_when_asked_for(source: str, expected: dict[str, set[str]], tmp_path: Path) -> None:
+    without, found = (allowed(asked(tmp_path, source, back=each)) for each in (False, True))
+    assert found == {resource: without.get(resource, set()) | expected.get(resource, set()) for resource in without | expected}
+
+
+def test_putting_back_where_iam_guards_nothing_and_where_nothing_can_be_put(tmp_path: Path) -> None:
+    local = asked(tmp_path, 'type = "local-queue"\nname = "q"', back=True)
+    assert not local.principals and "the source (local-queue) is nothing that IAM guards" in local.remarks
+    with pytest.raises(ConfigError, match="of type 'dynamodb-streams', cannot be written to"):
+        asked(tmp_path, 'type = "dynamodb-streams"\ntable = "t"', back=True)
+
+
 def test_events_that_found_no_room_in_a_letter_are_read_too(tmp_path: Path) -> None:
     found = allowed(asked(tmp_path, 'type = "sqs"\nqueue = "q"', 'on_failure = ["s3://failed", "file:f.jsonl"]', origin=f"{SQS}:dead"))
     assert found["arn:aws:s3:::failed"] == {"s3:ListBucket"}
@@ -246,8 +273,8 @@ def test_a_ledger_needs_its_two_tables(tmp_path: Path) -> None:
 # --- nothing forgotten, nothing misspelt ----------------------------------------------------------------------------------------------
 
 ACTIONS = {
-    "sqs": {*queues.ACTIONS, queues.BY_NAME},
-    "kinesis": {*streams.ACTIONS, *streams.FAN_OUT},
+    "sqs": {*queues.ACTIONS, queues.BY_NAME, queues.RETURN},
+    "kinesis": {*streams.ACTIONS, *streams.FAN_OUT, streams.RETURN},
     "dynamodb_streams": {*tables.ACTIONS, tables.BY_TABLE},
     "dynamodb": {*ledger.TABLE, *ledger.BESIDE},
 }
