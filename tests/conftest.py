@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Not by the clock of a machine that may be busy: an example that takes long is no failure.
+settings.register_profile("poller", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("poller")
 
 pytest_plugins = ["tests.servers.fixtures"]
 

@@ -14,7 +14,7 @@ records of an aggregated record from 0, we from 1 (connectors/sharded/sequence.p
 
 `X, -1` would say "at X" to the letter, and is never written: a KCL whose first read failed asks anew AFTER the checkpoint's sequence number
 (`restartIterator`, `isFirstConnection`), and X would be lost. AT_TIMESTAMP and LATEST are never written either: what they mean is in KCL's
-configuration, or the moment of asking. Laws: tests/unit/test_kcl_checkpoint.py.
+configuration, or the moment of asking. Laws: tests/connectors/test_kcl_checkpoint.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A read that leaves something behind it (a full answer, or one that says so) is followed by the next as soon as the service allows it. At the
 head of a shard where records come, reads are `busy` seconds apart; where none come, they become rarer, up to `idle` seconds apart: an idle
 shard costs one cheap call in so long. All idle shards are asked in step: a loop that wakes up once for fifty of them has half the work for
-each. What the service refuses is asked again later and later. Laws: tests/unit/test_shard_pace.py:
+each. What the service refuses is asked again later and later. Laws: tests/connectors/test_shard_pace.py:
 
 - Never more than `reads` reads in any second, nor more than `bytes` bytes a second over any stretch but for the last answer of it.
 - At the head of a shard no wait is longer than `idle` (and EARLY_SECONDS), and behind the head none is longer than the limits ask for.

@@ -10,7 +10,7 @@ record. So a token holds sequence number and sub-sequence number, and the last b
 The sub-sequence number is 0 for a record as it came. Where aggregated records are taken apart, it counts the user records in one, from 1;
 a record that is not aggregated is then its own first. So tokens of both ways never meet, a position says which way it was made, and all of
 one record stands before all of the next either way. A record of which all user records are done is left *after* the greatest sub-sequence
-number that there can be: so it is not read again to see whether there are more. Laws: tests/unit/test_sequence.py.
+number that there can be: so it is not read again to see whether there are more. Laws: tests/connectors/test_sequence.py.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ async def test_it_names_the_sources_that_a_mapping_has_progress_for(store: Postg
     assert list(await store.checkpoints.sources("nobody")) == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=15))
 def test_memory_and_postgresql_cannot_be_told_apart(database: str, steps: list[tuple[Any, ...]]) -> None:
     async def on_postgresql() -> list[Any]:

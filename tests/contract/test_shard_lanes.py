@@ -122,7 +122,7 @@ class TableBench(ShardBench):
 
 
 class TestDynamoDBStreams(OrderedLaneContract):
-    """LATEST is a law of the reader's (tests/unit/test_shard_reader.py): here times are whole minutes."""
+    """LATEST is a law of the reader's (tests/connectors/test_shard_reader.py): here times are whole minutes."""
 
     features = StreamFeatures(poll=1.0, ends=True)
     tables: TablesClient

@@ -285,7 +285,7 @@ async def play(store: Store, steps: Sequence[tuple[Any, ...]]) -> list[Any]:
     return seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=15))
 def test_memory_and_sqlite_cannot_be_told_apart(steps: list[tuple[Any, ...]]) -> None:
     async def on_sqlite() -> list[Any]:

@@ -21,9 +21,9 @@ from poller.progress import ORIGIN
 from poller.registry import Registry
 from poller.settings import Batching, Context, FailureSettings, MappingSettings
 from poller.stores.memory import MemoryStore
+from tests.connectors.test_kinesis_aggregation import Put, aggregate, message
 from tests.fidelity.stage import NULL, Recorder, Stage, data
 from tests.servers.kinesis.client import REGION, StreamsClient
-from tests.unit.test_kinesis_aggregation import Put, aggregate, message
 
 pytestmark = pytest.mark.servers
 

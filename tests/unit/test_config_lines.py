@@ -225,7 +225,7 @@ def holds(line: str, key: str) -> bool:
 
 
 @given(st.data(), DOCUMENTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_leaf_that_tomllib_finds_has_a_line_that_holds_its_key(data: st.DataObject, document: dict[str, Any]) -> None:
     writer = Writer(data.draw)
     writer.table(document, [])

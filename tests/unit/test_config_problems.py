@@ -483,7 +483,7 @@ def table_of(name: str, keys: list[str]) -> st.SearchStrategy[str]:
         unique_by=lambda text: text.partition("\n")[0],
     )
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_file_says_the_answer_is_a_config_or_problems_with_lines(folder: Path, tables: list[str]) -> None:
     text = "".join(tables)
     (folder / "poller.toml").write_text(text)

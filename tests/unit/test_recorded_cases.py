@@ -172,10 +172,10 @@ def test_what_aws_wants_to_be_said_and_is_assumed_here(case: Case, tmp_path: Pat
 # --- sample events --------------------------------------------------------------------------------------------------------------------
 
 SAMPLES_RUN = {
-    "aws:sqs": "tests/unit/test_sqs_format.py",
+    "aws:sqs": "tests/connectors/test_sqs_format.py",
     "aws:kinesis": "tests/unit/test_recorded_cases.py",
-    "aws:kafka": "tests/unit/test_kafka_format.py",
-    "aws:SelfManagedKafka": "tests/unit/test_kafka_format.py",
+    "aws:kafka": "tests/connectors/test_kafka_format.py",
+    "aws:SelfManagedKafka": "tests/connectors/test_kafka_format.py",
     "aws:dynamodb": "there is no connector for DynamoDB Streams yet",
 }
 """Event source -> the file that runs its samples, or the reason why there is none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.config import Config, MappingConfig, load
@@ -54,7 +54,6 @@ def adds_up(split: Split, limit: int, workers: int) -> bool:
     return sum(shares) == limit and max(shares) - min(shares) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 40), st.integers(1, 40))
 def test_shares_add_up(limit: int, workers: int, first: int) -> None:
     assert adds_up(lambda limit, number, workers: share(limit, number, workers, first), limit, workers)
@@ -66,7 +65,6 @@ def test_the_law_rejects_a_share_of_at_least_one() -> None:
     assert not adds_up(lambda limit, _, workers: limit // workers, 5, 2)
 
 
-@settings(deadline=None)
 @given(CASES)
 def test_the_limits_of_all_workers_are_the_daemons(case: Case) -> None:
     for name, function in case.config.functions.items():
@@ -81,7 +79,6 @@ def test_the_limits_of_all_workers_are_the_daemons(case: Case) -> None:
             assert [each.settings for each in there] == [mapping.settings] * runners
 
 
-@settings(deadline=None)
 @given(CASES)
 def test_who_runs_a_mapping_has_its_function_and_the_first_workers_have_all(case: Case) -> None:
     for number, part in enumerate(case.parts, 1):
@@ -91,7 +88,6 @@ def test_who_runs_a_mapping_has_its_function_and_the_first_workers_have_all(case
         assert not part.warnings
 
 
-@settings(deadline=None)
 @given(CASES, st.integers(1, 20))
 def test_a_share_that_changes_is_a_change_of_the_mapping(case: Case, limit: int) -> None:
     """Also when the function's limit makes it change, and the mapping's own text does not."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.cli.status import page
@@ -126,7 +126,6 @@ def only_grows(steps: list[int | str], learn: Learn = learned, end: End = ended)
     return grown and (not lines or lines[-1][0] == sum(step for step in steps if isinstance(step, int)))
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_counters_only_grow_whatever_is_restarted(steps: list[int | str]) -> None:
     assert only_grows(steps)
@@ -234,7 +233,6 @@ def unready(*reasons: Unready) -> DaemonStatus:
     return told(mapping(), ready=False, reasons=list(reasons))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["ready", "unready", "down"]), min_size=1, max_size=5))
 def test_ready_is_only_who_runs_and_is_ready_everywhere(workers: list[str]) -> None:
     known = {"ready": told(mapping()), "unready": unready(STUCK), "down": None}

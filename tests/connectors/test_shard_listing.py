@@ -15,7 +15,7 @@ from poller.errors import LaneEnded, NotConnected
 from poller.lineage import Shard
 from poller.progress import ORIGIN
 from poller.testing.clock import run_virtually
-from tests.unit.scripted_shards import Service, context, dialect, record
+from tests.connectors.scripted_shards import Service, context, dialect, record
 
 
 def listing(service: Service, streams: Sequence[str] = ("stream",), **changes: Any) -> StreamShards[KinesisRecord]:

@@ -15,7 +15,7 @@ from poller.failures.journal import Entry, Selection
 from poller.stores.sqlite import open_store
 from poller.testing.journals import ANY
 from poller.testing.parkings import failed, parked
-from tests.unit.test_cli_failures import run
+from tests.cli.test_cli_failures import run
 
 HEAD, OTHER, FIRST, SECOND = ("a" * 32, "b" * 32, "c" * 32, "d" * 32)
 

@@ -188,7 +188,7 @@ policies = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(policies, st.integers(1, 17), st.data(), st.sampled_from(("full", "partial")), st.floats(0, 1, exclude_max=True))
 def test_every_record_ends_within_the_bounds(policy: Block | Redeliver, size: int, data: st.DataObject, kind: Kind, dice: float) -> None:
     poison = data.draw(st.integers(0, size - 1))

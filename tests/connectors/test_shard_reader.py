@@ -21,8 +21,8 @@ from poller.errors import LaneEnded, NotConnected
 from poller.progress import ORIGIN
 from poller.testing.clock import EPOCH, run_virtually
 from poller.testing.strategies import counter_test, laws
-from tests.unit.scripted_shards import FORMAT, Service, context, numbers, reader, record
-from tests.unit.test_kinesis_aggregation import Put, aggregate, message
+from tests.connectors.scripted_shards import FORMAT, Service, context, numbers, reader, record
+from tests.connectors.test_kinesis_aggregation import Put, aggregate, message
 
 # --- the law --------------------------------------------------------------------------------------------------------------------------
 

@@ -25,9 +25,9 @@ from poller.settings import Backoff, Context
 from poller.testing.clock import run_virtually
 from poller.testing.ordered_lanes import Worker
 from poller.testing.strategies import counter_test, laws
+from tests.connectors.scripted_shards import Service, context, dialect, numbers, record
+from tests.connectors.test_shard_reader import aggregated
 from tests.contract.test_lanes import opened
-from tests.unit.scripted_shards import Service, context, dialect, numbers, record
-from tests.unit.test_shard_reader import aggregated
 
 HELD = (0, 3, 0, 2, 12, 0, 0, 1, 5)
 """User records of each record; 0: it is no aggregate."""

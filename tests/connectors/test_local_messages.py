@@ -305,7 +305,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(OPERATIONS)
 def test_law_a_group_is_in_flight_once_in_order_and_nothing_is_lost(operations):
     connection = opened(":memory:")
