@@ -30,6 +30,7 @@ from poller.settings import Context
 from poller.stores.memory import MemoryStore
 from poller.stores.sqlite import open_store
 from tests.acceptance.daemon_program import Options
+from tests.servers.process import halt
 
 T = TypeVar("T")
 
@@ -254,7 +255,7 @@ class DaemonProcess:
 
     def pause(self) -> None:
         """It stands still, its functions do not, and its connections stay."""
-        self._process.send_signal(signal.SIGSTOP)
+        halt(self.pid)
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)

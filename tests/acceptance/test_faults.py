@@ -22,7 +22,7 @@ ONE_TRY: dict[str, Any] = {"batch_size": 1, "maximum_retry_attempts": 0}
 
 FAULTS = {
     "fail": ("ValueError", "as asked"),
-    "hang": ("Sandbox.Timedout", "Task timed out after 1.00 seconds"),
+    "hang": ("Sandbox.Timedout", "Task timed out after 4.00 seconds"),
     "fork": ("Runtime.ExitError", "Runtime exited with error: exit status 3"),
     "flood": ("ValueError", "as asked"),
     "exit-0": ("Runtime.ExitError", "Runtime exited without providing a reason"),
@@ -40,7 +40,7 @@ def data(entry: Entry) -> str:
 
 
 def test_each_fault_is_kept_and_later_records_go_on(site: Site) -> None:
-    site.write(site.function(timeout="1s", concurrency=1), site.mapping("orders", SOURCE, **ONE_TRY))
+    site.write(site.function(timeout="4s", concurrency=1), site.mapping("orders", SOURCE, **ONE_TRY))
     bodies = {deed: json.dumps({"do": deed}) for deed in FAULTS}
     good = [f"after {deed}" for deed in FAULTS]
     site.put("orders", *(body for pair in zip(bodies.values(), good, strict=True) for body in pair))

@@ -17,6 +17,7 @@ from poller.model import LaneKey
 from poller.stores.sqlite import open_store
 from tests.acceptance.harness import Site, until
 from tests.acceptance.supervised import all_gone, below, gone, lines, supervised
+from tests.servers.process import halt
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +164,7 @@ def test_a_stop_in_which_a_worker_dies_is_not_told_as_one_in_order(site: Site) -
         site.put("orders", *[HANG] * 16)
         daemon.until(lambda: {each.daemon for each in site.testimony("begun")} == {first, second}, what="both run a function")
         processes = below(daemon.pid)
-        os.kill(second, signal.SIGSTOP)  # so that it cannot have stopped already
+        halt(second)  # so that it cannot have stopped already
         daemon.terminate()
         daemon.until(lambda: "SIGTERM: stopping" in daemon.log)
         os.kill(second, signal.SIGKILL)
@@ -206,7 +207,7 @@ def test_the_service_manager_hears_of_the_whole_and_a_worker_that_hangs_is_repla
             first, second = daemon.workers()
             hear("WATCHDOG=1")
             assert "2 mappings in 2 workers" in hear("STATUS=ready")
-            os.kill(first, signal.SIGSTOP)
+            halt(first)
             daemon.until(lambda: daemon.status().workers[0].restarts == 1)
             assert daemon.workers()[1] == second
             assert "worker 1 has not answered for" in daemon.log

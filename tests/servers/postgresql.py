@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.servers.kafka.broker import quiet_port
-from tests.servers.process import await_ready, launch, missing, stop
+from tests.servers.process import await_ready, halt, launch, missing, stop
 
 # Small, and as durable as the default: fsync and synchronous_commit stay on.
 _SETTINGS = {
@@ -127,7 +127,10 @@ class PostgreSQL:
         children = _children(self._process.pid)
         for process in mains + children if number == signal.SIGSTOP else children + mains:
             try:
-                os.kill(process, number)
+                if number == signal.SIGSTOP:
+                    halt(process)
+                else:
+                    os.kill(process, number)
             except ProcessLookupError:
                 pass
 

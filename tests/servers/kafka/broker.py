@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.servers.process import await_ready, jars, launch, stop
+from tests.servers.process import await_ready, halt, jars, launch, stop
 
 CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
 _JAVA = ["java", "-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
@@ -132,7 +132,7 @@ class Kafka:
     def pause(self) -> None:
         """It keeps its connections and answers nothing, until `resume`."""
         assert self._process is not None, "it does not run"
-        self._process.send_signal(signal.SIGSTOP)
+        halt(self._process.pid)
 
     def resume(self) -> None:
         assert self._process is not None, "it does not run"

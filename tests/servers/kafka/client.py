@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -53,9 +54,14 @@ class KafkaClient:
 
     async def start(self) -> Self:
         await self._admin.start()
-        if not self._admin._client.cluster.brokers():
-            # A refused token is no error to aiokafka, which takes what comes next for an answer without brokers.
-            raise AuthenticationFailedError("the broker did not say who is there")
+        end = time.monotonic() + SECONDS
+        while not self._admin._client.cluster.brokers():
+            # A refused token is no error to aiokafka, which takes what comes next for an answer without brokers; without a login it is one
+            # of a broker that has only just begun to answer.
+            if "sasl_mechanism" in self._options or time.monotonic() > end:
+                raise AuthenticationFailedError("the broker did not say who is there")
+            await asyncio.sleep(0.02)
+            await self._admin._client.force_metadata_update()
         await self._offsets.start()
         return self
 
