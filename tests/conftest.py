@@ -14,6 +14,10 @@ settings.load_profile("poller")
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Say what a test came across, below all results: how often each fault occurred, what was measured.

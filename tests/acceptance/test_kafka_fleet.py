@@ -17,7 +17,7 @@ from tests.acceptance.topics import Line, Place, Topic, batches, begun, ended, i
 from tests.servers.kafka.client import Blocking, Message
 from tests.servers.kafka.cluster import KafkaCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.longest]
 
 PARTITIONS, COUNT, EVERY = 4, 25_000, 1_000
 SIZE, RETRIES, WIDTH = 100, 2, 2

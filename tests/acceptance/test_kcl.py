@@ -12,7 +12,7 @@ from tests.acceptance.shards import Stream
 from tests.servers.dynamodb.client import TablesClient
 from tests.servers.kcl.program import Kcl, lease_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.longest]
 
 
 async def _table(url: str) -> str:

@@ -26,7 +26,7 @@ from tests.acceptance.standing import pause_between_writes
 from tests.acceptance.topics import Line, batches, begun, ended, in_order
 from tests.servers.postgresql import PostgreSQL
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.longest]
 
 SIZE, RETRIES, WIDTH, EVERY = 100, 2, 2, 1_000
 KEYS = 51

@@ -16,7 +16,7 @@ from tests.acceptance.queues import Sqs
 from tests.servers.fixtures import ELASTICMQ
 from tests.servers.process import free_port, jars, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.longest]
 
 FAIL = json.dumps({"do": "fail"})
 

@@ -23,7 +23,7 @@ from poller.stores.memory import MemoryCheckpoints, MemoryStore
 from poller.testing.fleet import Fleet, FleetLane, Report, ShownLeases, rally
 from poller.testing.oracle import Broken
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.longest]
 
 SEEDS = max(2, int(os.environ.get("POLLER_SEEDS", "30")) // 25)
 

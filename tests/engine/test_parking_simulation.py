@@ -28,6 +28,8 @@ from poller.testing.simulator import World
 from poller.work import Work
 from tests.engine.seeds import replayable
 
+pytestmark = pytest.mark.longest
+
 SEEDS = max(10, int(os.environ.get("POLLER_SEEDS", "30")) // 3)
 
 PLAYS = 100

@@ -20,6 +20,8 @@ from poller.testing.simulator import simulate
 from tests.engine.counterparts import COUNTERPARTS, Counterpart, Rigged, kind_of, play
 from tests.engine.seeds import replayable
 
+pytestmark = pytest.mark.longest
+
 SEEDS = int(os.environ.get("POLLER_SEEDS", "30"))
 
 ENOUGH = 30
