@@ -106,7 +106,7 @@ class Runs(Trail, Protocol):
     async def finish(self, run: str, done: Sequence[Finished], now: float, owner: str, who: str) -> Sequence[Step]:
         """All in one transaction: of the rows that `owner` has claimed, mark each as its outcome says (failed_again: kept, with the fault;
         else replayed), append its rests as `Journal.append` does, release what is parked behind it (`Parking`), and add a line to the
-        trail. Returns these lines, their numbers apart; for other rows nothing is done. Durable."""
+        trail, if the run is not forgotten. Returns these lines, their numbers apart; for other rows nothing is done. Durable."""
 
 
 class Backlog(Protocol):

@@ -51,7 +51,8 @@ class MemoryRuns:
             for number, one in enumerate((one for one in done if one.row in failures), 1)
         ]
         self._number += len(steps)
-        self._steps.setdefault(run, []).extend(steps)
+        if run in self._runs:
+            self._steps.setdefault(run, []).extend(steps)
         return steps
 
     async def trail(self, run: str, rows: Sequence[str] = (), after: int = 0, limit: int | None = None) -> Sequence[Step]:

@@ -58,7 +58,8 @@ class SqliteRuns:
         def work(connection: sqlite3.Connection) -> list[Step]:
             number = connection.execute("SELECT number FROM runs WHERE name = ?", (text(run),)).fetchone()
             steps = _finished(connection, run, done, now, owner, who)
-            connection.executemany(_STEP, [(number[0], *_columns(step)) for step in steps])
+            if number is not None:
+                connection.executemany(_STEP, [(number[0], *_columns(step)) for step in steps])
             return steps
 
         return await self._writer.run(work) if done else ()

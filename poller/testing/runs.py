@@ -108,6 +108,14 @@ class RunsContract:
         assert [step.row for step in await store.runs.trail("r1")] == ["f2"]
         assert list(await store.runs.finish("r1", (), 21.0, "w2", "ada")) == []
 
+    async def test_rows_of_a_run_that_is_forgotten_are_finished_without_a_trail(self, store: Store) -> None:
+        """Its last worker had stood still for longer than the journal keeps runs."""
+        await claimed(store, "a")
+        (step,) = await store.runs.finish("gone", [Finished("a", "replayed")], 20.0, "w1", "ada")
+        assert (step.row, step.outcome) == ("a", "replayed")
+        assert (await row_of(store.journal, "a")).state == "replayed"
+        assert list(await store.runs.trail("gone")) == []
+
     async def test_a_rest_whose_record_is_kept_already_is_told_by_the_row_that_holds_it(self, store: Store) -> None:
         """The live mapping has failed on it meanwhile."""
         await store.runs.put(make_run())
