@@ -121,7 +121,7 @@ class Keeper:
 
     async def _live(self) -> str:
         """One life; returns how it ended, for a person: nothing, if it was stopped in order."""
-        self._state, self._reason, self._again_at, self._began = "starting", "", None, self.clock()
+        self._state, self._again_at, self._began = "starting", None, self.clock()  # why it ended is still worth telling
         self.given = shared(self.config(), self.number)
         try:
             self._line = line = Line(self.name)
@@ -172,7 +172,7 @@ class Keeper:
     async def _rise(self, line: Line) -> None:
         await self._hear(line)
         if self._heard is not None:  # else it died before
-            self._state, self._told_at = "running", self._heard
+            self._state, self._reason, self._told_at = "running", "", self._heard
             log.info("%s runs", self.name)
             self.came_up.set()
 

@@ -182,7 +182,8 @@ def _own_reasons(own: DaemonStatus, workers: Sequence[Seen]) -> Iterator[Unready
         yield Unready(reason="stopping")
     for each in workers:
         if each.status.state != "running" and not own.stopping:
-            reason = f": {each.status.reason}" if each.status.reason else ""
+            ended = " again, it has ended" if each.status.state == "starting" else ""
+            reason = f"{ended}: {each.status.reason}" if each.status.reason else ""
             yield Unready(reason=f"worker {each.status.number} is {each.status.state}{reason}")
 
 

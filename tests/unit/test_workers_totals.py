@@ -256,6 +256,14 @@ def test_reasons_name_the_workers_that_give_them(workers: list[DaemonStatus | No
     assert [str(each) for each in total(own(), parts).reasons] == reasons
 
 
+def test_who_is_started_again_is_told_with_why() -> None:
+    parts = [seen(1, None, state="starting"), seen(2, None, state="starting", reason="killed by SIGKILL")]
+    assert [str(each) for each in total(own(), parts).reasons] == [
+        "worker 1 is starting",
+        "worker 2 is starting again, it has ended: killed by SIGKILL",
+    ]
+
+
 def test_a_stop_is_one_reason() -> None:
     stopping = told(mapping(), ready=False, stopping=True, reasons=[Unready(reason="stopping")])
     status = total(own(stopping=True), [seen(1, stopping), seen(2, None, state="stopped")])
