@@ -23,10 +23,12 @@ from poller import logs
 from poller.admin.control import ask, is_running
 from poller.admin.face import socket_path
 from poller.admin.replaying import Replaying
+from poller.admin.resending import SOURCE
 from poller.cli.journal import SHORT_ID, opened, overview
 from poller.cli.options import Chosen, filterable
 from poller.cli.text import amount, moment, table
 from poller.config import Config, handler_kind
+from poller.config.destinations import destination
 from poller.errors import PollerError, StoreError
 from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import Row, Selection
@@ -65,7 +67,7 @@ class Ended:
 
 
 def planned_of(config: Config, chosen: Chosen, copies: bool, concurrency: int | None, wanted: Mapping[str, Any]) -> Plan:
-    """The plan that the options ask for. Raises ConfigError for what is no pattern or no change, and UsageError for contradictions."""
+    """The plan that the options ask for. Raises ConfigError for what is no pattern, change or address, UsageError for contradictions."""
     if wanted["to"] and (wanted["function"] or wanted["only_failing"]):
         raise click.UsageError("--to runs no function: leave out --to-function and --only-failing")
     plan = Plan(
@@ -82,6 +84,9 @@ def planned_of(config: Config, chosen: Chosen, copies: bool, concurrency: int | 
     edit_of(plan, lambda _: None)
     if plan.function and plan.function not in config.functions:
         raise click.UsageError(f"--to-function: there is no function {plan.function!r}; there are {', '.join(config.functions)}")
+    known = {each.name for mapping in config.mappings.values() for each in mapping.destinations}
+    if plan.to not in {"", SOURCE, *known}:
+        destination(plan.to, Registry())  # an address, then: looked at before anything is begun, and also where there is nothing to send
     return plan
 
 

@@ -130,6 +130,8 @@ def test_another_function_a_rate_and_what_contradicts() -> None:
     assert told["replayed"] == 1
     assert "there is no function 'none'; there are orders, other" in run("--to-function", "none", code=2).stderr
     assert "--to runs no function" in run("--to", "source", "--only-failing", code=2).stderr
+    for chosen in ((), ("--key", "none")):
+        assert "gopher" in run("--to", "gopher:hole", *chosen, code=2).stderr
     assert "path=value" in run("--set", "nothing", code=2).stderr
     assert "pattern" in run("--pattern", "{", code=2).stderr.lower()
     assert "allowed are up to 64 letters" in run("--name", "no good", code=2).stderr
