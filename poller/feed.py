@@ -59,11 +59,14 @@ class Feed(Protocol):
 class Returner(Protocol):
     """A source that takes its own records back."""
 
+    def check(self, records: Sequence[KeptRecord]) -> None:
+        """Raises SourceError where an event does not tell what was put, or tells what the source does not take. Pure."""
+
     async def put(self, records: Sequence[KeptRecord]) -> int:
         """Put the first of these records, one or more, as they were put once, as far as their events tell, and never taken for a repeat.
 
         Returns how many are there now, durably; in order within a key. After an error, and between those that are told and one that is
-        tried again, a record may be there twice. Raises SourceError where an event does not tell, and NotConnected."""
+        tried again, a record may be there twice. Raises SourceError as `check` does, and NotConnected."""
 
     async def aclose(self) -> None:
         """Tolerated twice."""

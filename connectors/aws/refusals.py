@@ -11,7 +11,7 @@ from connectors.sharded.shards import Expired, Gone, Refused, Throttled, Trimmed
 from poller.errors import NotConnected, SourceError
 
 _EXPIRED = {"ExpiredIteratorException", "ExpiredNextTokenException"}
-_THROTTLED = {
+THROTTLED = {
     "KMSThrottlingException", "LimitExceededException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "SlowDown",
     "Throttling", "ThrottlingException",
 }  # fmt: skip
@@ -42,7 +42,7 @@ def refusal(place: Place, operation: str, code: str, text: str) -> Refused:
     told = f"{place.name}: {operation}: {code}: {text}" if text else f"{place.name}: {operation}: {code}"
     if code in _EXPIRED:
         return Expired(told)
-    if code in _THROTTLED:
+    if code in THROTTLED:
         return Throttled(told)
     if code == "TrimmedDataAccessException":
         return Trimmed(told)

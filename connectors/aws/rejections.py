@@ -1,13 +1,14 @@
 """What the error codes of AWS's services mean for who sends something there. Pure.
 
-Sources: the "Errors" of SendMessage, Publish, PutObject, HeadBucket, PutEvents and Invoke in their API references, and "Common errors".
+Sources: the "Errors" of SendMessage, SendMessageBatch, GetQueueUrl, PutRecord, Publish, PutObject, HeadBucket, PutEvents and Invoke in
+their API references, and "Common errors".
 """
 
 from __future__ import annotations
 
 import re
 
-from connectors.aws.refusals import Place
+from connectors.aws.refusals import THROTTLED, Place
 from poller.errors import NotConnected
 
 _MISSING = {
@@ -21,10 +22,9 @@ _FORBIDDEN = {
     "MissingAuthenticationTokenException", "NotAuthorizedException", "NotAuthorizedForSourceException", "OptInRequired",
     "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "UnrecognizedClientException",
 }  # fmt: skip
-_THROTTLED = {
-    "429", "EC2ThrottledException", "KMSThrottlingException", "KmsThrottled", "LimitExceededException", "OverLimit",
-    "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "Throttled", "ThrottledException", "Throttling",
-    "ThrottlingException", "TooManyRequestsException",
+_THROTTLED = THROTTLED | {
+    "429", "EC2ThrottledException", "KMS.ThrottlingException", "KmsThrottled", "OverLimit", "RequestThrottled", "RequestThrottledException",
+    "Throttled", "ThrottledException", "TooManyRequestsException",
 }  # fmt: skip
 _LARGE = {"413", "EntityTooLarge", "RequestEntityTooLargeException", "RequestTooLargeException"}
 _TROUBLE = {

@@ -1,6 +1,7 @@
 """Calls that send something to a service of AWS, over aiobotocore: a failure is rare, and each service has a protocol of its own.
 
-Imported only when a destination opens: the vendor's library takes 300 ms to import. No exception of botocore leaves this module.
+Imported only when a destination opens, or a source that takes records back: the vendor's library takes 300 ms to import. No exception
+of botocore leaves this module.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class AwsSender:
             config = AioConfig(
                 connect_timeout=min(5.0, self._timeout),
                 read_timeout=self._timeout,
-                # Trying again is the outbox's to do, which knows how long it has been tried.
+                # Trying again is the outbox's or the replay's to do, which know how long it has been tried.
                 retries={"mode": "standard", "total_max_attempts": 1},
                 # An S3 of one's own knows neither buckets as hosts nor the newer checksums.
                 **({"s3": {"addressing_style": "path"}} if options.endpoint else {}),

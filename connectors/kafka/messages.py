@@ -50,13 +50,13 @@ class Message(NamedTuple):
 def original(kept: KeptRecord) -> Original:
     """Told by the shape of its element: that of Kafka's events, of Kinesis's, of SQS's; of any other the value is the element itself."""
     try:
-        return _original(kept)
-    except ValueError:  # what should be base64 is not: the row was edited
+        return produced(kept, json.loads(kept.json))  # not orjson: a text of SQS may hold half of a surrogate pair
+    except (ValueError, TypeError, AttributeError):  # what should be base64 is not, for one: the row was edited
         return Original(None if kept.key is None else kept.key.encode(), kept.json)
 
 
-def _original(kept: KeptRecord) -> Original:
-    element = json.loads(kept.json)  # not orjson: a text of SQS may hold half of a surrogate pair
+def produced(kept: KeptRecord, element: Any) -> Original:
+    """As `original`, of this element. Raises ValueError, TypeError, AttributeError where it was edited so that it tells nothing."""
     key = None if kept.key is None else kept.key.encode()
     match element:
         case {"topic": str(topic), "partition": int(partition), "offset": int(offset), "value": value}:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from connectors.kafka.messages import Message, original
+from connectors.kafka.messages import Message, produced
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.producer import Writing
 from connectors.kafka.refusals import place_of
+from connectors.returning import understood
 from poller.errors import NotConnected, SourceError
 from poller.failures.journal import KeptRecord
 
@@ -35,6 +36,10 @@ class TopicsReturner:
     def __repr__(self) -> str:
         return f"<TopicsReturner {' '.join(self._options.names)}>"
 
+    def check(self, records: Sequence[KeptRecord]) -> None:
+        for record in records:
+            self._draft(record)
+
     async def put(self, records: Sequence[KeptRecord]) -> int:
         drafts = [self._draft(record) for record in records]
         topic = drafts[0][0]
@@ -48,9 +53,10 @@ class TopicsReturner:
         return len(messages)
 
     def _draft(self, record: KeptRecord) -> tuple[str, Message]:
-        had = original(record)
-        if had.place is None:
-            raise SourceError(f"record {record.id} of the journal is not of this kind of source, so it cannot be put back into it")
+        with understood(record) as element:
+            had = produced(record, element)
+            if had.place is None:
+                raise ValueError("of no topic")
         topic, partition, _ = had.place
         if topic not in self._options.names:
             raise SourceError(f"record {record.id} of the journal was in topic {topic!r}, which its mapping does not read any more")

@@ -34,14 +34,19 @@ class StreamReturner:
     def __repr__(self) -> str:
         return f"<StreamReturner {self._place.name}>"
 
+    def check(self, records: Sequence[KeptRecord]) -> None:
+        for record in records:
+            streamed(record)
+
     async def put(self, records: Sequence[KeptRecord]) -> int:
         key, data = streamed(records[0])
         asked: dict[str, Any] = {**self._stream, "PartitionKey": key, "Data": data}
-        if (last := self._last.pop(key, None)) is not None:
-            asked["SequenceNumberForOrdering"] = last
+        if key in self._last:
+            asked["SequenceNumberForOrdering"] = self._last[key]
         answer = await self._sender.call("PutRecord", asked)
         if (sequence := answer.get("SequenceNumber")) is None:
             raise rejection(self._place, "PutRecord", "NotAnswered", ANOTHER)
+        self._last.pop(key, None)  # it is the newest of all then
         if len(self._last) >= KEYS:
             del self._last[next(iter(self._last))]
         self._last[key] = sequence

@@ -65,7 +65,7 @@ def ensure_stream(connection: Connection, options: StreamOptions) -> records.Str
 
 async def put_records(options: StreamOptions, place: Place, items: Sequence[Item]) -> int:
     """See `Feed.put`."""
-    pairs = [_pair(number, item) for number, item in enumerate(items)]
+    pairs = [pair(number, item) for number, item in enumerate(items)]
     async with Database.shared(place.state) as database:
         for chunk in _chunks(pairs, [len(item.data) for item in items]):
 
@@ -155,7 +155,8 @@ def _attributes_md5(attributes: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _pair(number: int, item: Item) -> tuple[str, bytes]:
+def pair(number: int, item: Item) -> tuple[str, bytes]:
+    """One record: key and data; as `draft`."""
     if len(item.data) > _MAXIMUM_RECORD:
         raise SourceError(f"item {number} has {len(item.data)} bytes; a record has at most {_MAXIMUM_RECORD}")
     if item.key is not None and not 1 <= len(item.key) <= 256:

@@ -26,30 +26,47 @@ SECONDS = 30.0
 
 
 class QueueReturner:
-    """Of one queue. Needs sqs:SendMessage."""
+    """Of one queue. Needs sqs:SendMessage, and sqs:GetQueueUrl where it is named without its URL."""
 
-    def __init__(self, sender: AwsSender, place: Place, url: str, fifo: bool) -> None:
-        self._sender, self._place, self._url, self._fifo = sender, place, url, fifo
+    def __init__(self, sender: AwsSender, place: Place, named: Where) -> None:
+        self._sender, self._place, self._named = sender, place, named
+        self._url = named.url or ""
         # One that is sent again, for its answer was lost, is the same message; in another replay it is another one.
         self._salt = uuid4().bytes
+        self._most = self._usual = 1 if named.fifo else MOST
 
     def __repr__(self) -> str:
         return f"<QueueReturner {self._place.name}>"
 
+    def check(self, records: Sequence[KeptRecord]) -> None:
+        for record in records:
+            self._entry("0", record)
+
     async def put(self, records: Sequence[KeptRecord]) -> int:
-        # Of several in one call the second of a group may be taken and the first not.
-        entries = [self._entry(str(i), record) for i, record in enumerate(records[: 1 if self._fifo else MOST])]
-        entries = entries[: _fitting(records[: len(entries)])]
-        answer = await self._sender.call("SendMessageBatch", {"QueueUrl": self._url, "Entries": entries})
+        # To a FIFO queue one at a time: of several in one call the second of a group may be taken and the first not.
+        some = records[: _fitting(records[: self._most])]
+        entries = [self._entry(str(number), record) for number, record in enumerate(some)]
+        answer = await self._sender.call("SendMessageBatch", {"QueueUrl": await self._found(), "Entries": entries})
         refusals = {int(each["Id"]): each for each in answer.get("Failed", ())}
         if len(refusals) + len(answer.get("Successful", ())) != len(entries):
             raise rejection(self._place, "SendMessageBatch", "NotAnswered", ANOTHER)
+        # What stands behind a refused one, and was taken, comes once more: so until that one is taken no others are sent beside it.
+        self._most = 1 if refusals else self._usual
         first = min(refusals, default=len(entries))
         if first == 0:
             refused = refusals[0]
             status = 400 if refused.get("SenderFault") else 500
             raise rejection(self._place, "SendMessageBatch", str(refused.get("Code", "")), str(refused.get("Message", "")), status)
         return first
+
+    async def _found(self) -> str:
+        if not self._url:
+            owner = {} if self._named.owner is None else {"QueueOwnerAWSAccountId": self._named.owner}
+            answer = await self._sender.call("GetQueueUrl", {"QueueName": self._named.name, **owner})
+            self._url = str(answer.get("QueueUrl", ""))
+            if not self._url:
+                raise rejection(self._place, "GetQueueUrl", "NotAnswered", ANOTHER)
+        return self._url
 
     def _entry(self, number: str, record: KeptRecord) -> dict[str, Any]:
         sent = message(record)
@@ -60,9 +77,9 @@ class QueueReturner:
             entry["MessageSystemAttributes"] = {"AWSTraceHeader": {"DataType": "String", "StringValue": sent.trace}}
         if sent.group is not None:
             entry["MessageGroupId"] = sent.group
-        elif self._fifo:
+        elif self._named.fifo:
             raise SourceError(f"record {record.id} of the journal has no MessageGroupId, so it cannot be put back into a FIFO queue")
-        if self._fifo:
+        if self._named.fifo:
             entry["MessageDeduplicationId"] = sha256(self._salt + record.id.encode(errors="surrogatepass")).hexdigest()
         return entry
 
@@ -89,18 +106,4 @@ async def open_returner(options: SqsOptions) -> QueueReturner:
     named = where(options.queue)
     region = options.region or named.region
     place = Place(f"SQS queue {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})", "sqs:SendMessage")
-    sender = await AwsSender.opened(place, SECONDS, "sqs", region, options)
-    try:
-        url = named.url or await _found(sender, place, named)
-    except BaseException:
-        await sender.aclose()
-        raise
-    return QueueReturner(sender, place, url, named.fifo)
-
-
-async def _found(sender: AwsSender, place: Place, named: Where) -> str:
-    owner = {} if named.owner is None else {"QueueOwnerAWSAccountId": named.owner}
-    answer = await sender.call("GetQueueUrl", {"QueueName": named.name, **owner})
-    if not (url := str(answer.get("QueueUrl", ""))):
-        raise rejection(place, "GetQueueUrl", "NotAnswered", ANOTHER)
-    return url
+    return QueueReturner(await AwsSender.opened(place, SECONDS, "sqs", region, options), place, named)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from poller.admin.commands import Command
-from poller.admin.resending import SOURCE, Resending
+from poller.admin.resending import Fits, Resending
 from poller.config import MappingConfig
 from poller.errors import ConfigError, PluginError, StoreError, StoreUnavailable
 from poller.failures.delivery import Opening
 from poller.failures.journal import Entry, Selection
 from poller.failures.payload import edit_of
-from poller.failures.runs import Plan, Run, aborted
+from poller.failures.runs import SOURCE, Plan, Run, aborted
 from poller.functions import Function
 from poller.policy import Block
 from poller.protocols import Policy, Store
@@ -111,7 +111,8 @@ class Replaying:
 
         async with AsyncExitStack() as stack:
             if plan.to:
-                function = await Resending(self.opening, plan.to).function(mapping, part.concurrency, stack)
+                function, fits = await Resending(self.opening, plan.to).open(mapping, part.concurrency, stack)
+                part = replace(part, edit=_fitting(part.edit, fits))
             else:
                 function = self._function(plan.function or settings.function)
             policy = self._policy(mapping)
@@ -141,7 +142,10 @@ class Replaying:
             )
         if plan.function:
             self._function(plan.function)
-        return [(known.get(each) or gone(each), rows) for each, rows in found.items()]
+        parts = [(known.get(each) or gone(each), rows) for each, rows in found.items()]
+        for mapping, _ in parts if plan.to else ():
+            Resending(self.opening, plan.to).look(mapping)
+        return parts
 
     async def _tell_parked(self, ids: Sequence[str]) -> None:
         """Raises StoreError if one of these, of which none can run, is parked: that is why."""
@@ -177,6 +181,17 @@ class Replaying:
         """A run that could not begin, and has done nothing, is not kept for a resume."""
         if not run.counts:
             await change(self.store.runs, run.name, lambda run: aborted(run, self.clock()))
+
+
+def _fitting(edit: Callable[[Entry], Entry | None], fits: Fits) -> Callable[[Entry], Entry | None]:
+    """The same edit, and an error for what could not be sent as it is then."""
+
+    def edited(entry: Entry) -> Entry | None:
+        changed = edit(entry)
+        fits(changed or entry)
+        return changed
+
+    return edited
 
 
 def filterable(mappings: Iterable[MappingConfig], registry: Registry, name: str) -> Filterable | None:

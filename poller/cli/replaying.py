@@ -23,7 +23,6 @@ from poller import logs
 from poller.admin.control import ask, is_running
 from poller.admin.face import socket_path
 from poller.admin.replaying import Replaying
-from poller.admin.resending import SOURCE
 from poller.cli.journal import SHORT_ID, opened, overview
 from poller.cli.options import Chosen, filterable
 from poller.cli.text import amount, moment, table
@@ -33,7 +32,7 @@ from poller.errors import PollerError, StoreError
 from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import Row, Selection
 from poller.failures.payload import edit_of
-from poller.failures.runs import Plan, Run, planned
+from poller.failures.runs import SOURCE, Plan, Run, planned
 from poller.functions import Function
 from poller.logs import function_log
 from poller.protocols import Store
@@ -254,7 +253,7 @@ def tally_page(tally: Mapping[str, int]) -> str:
         ("failed_again", "failed again"),
         ("split", "failed again in part, which is kept as a new failure"),
         ("skipped", "skipped: another replay had it, or it was not kept any more"),
-        ("unfit", "left as it is: it cannot be read, or not be changed as asked (the log says why)"),
+        ("unfit", "left as it is: it cannot be read, changed or put back as asked (the log says why)"),
         ("given_back", "not finished, and kept"),
     )
     parts = [f"{tally[key]:,} {text}" for key, text in words if tally[key]]

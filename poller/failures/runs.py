@@ -33,6 +33,10 @@ Outcome: TypeAlias = Literal["replayed", "sent", "failed_again", "split"]
 """What became of a row: every record was handled; it was put or sent to another place; all of it, or some of it, failed again."""
 
 
+SOURCE = "source"
+"""Where a plan sends rows (`Plan.to`) that go back to where they came from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run is to do. `selection` ends at the run's beginning: what fails later is not for this run.

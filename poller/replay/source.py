@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from poller.errors import ConfigError, PollerError, StoreError, StoreUnavailable
 from poller.failures.journal import Entry, Selection
 from poller.failures.protocols import Journal, Runs
-from poller.failures.runs import Run
+from poller.failures.runs import SOURCE, Run
 from poller.policy import Block
 from poller.protocols import Lane
 from poller.replay.claims import Claims
@@ -37,8 +37,8 @@ AHEAD_BYTES = 16 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one process does of a run, for one mapping. `owner` is this process's alone. `edit`: what is run instead of a row, None: the
-    row itself; raises ConfigError for a row that cannot be edited as the run asks. `function`: the name of what runs. `released`: rows
-    that the run had released before; they run as they are."""
+    row itself; raises PollerError for a row that cannot be edited, or sent, as the run asks. `function`: the name of what runs.
+    `released`: rows that the run had released before; they run as they are."""
 
     run: Run
     owner: str
@@ -169,11 +169,11 @@ class ReplaySource:
 
     def _take(self, entry: Entry) -> None:
         try:
-            if self._part.run.plan.to == "source" and entry.holds:
+            if self._part.run.plan.to == SOURCE and entry.holds:
                 raise ConfigError("it holds keys, and what is put back would be parked behind what is parked behind it: run it")
             self._claimed.append((entry, None if entry.id in self._released else self._part.edit(entry)))
         except PollerError as error:
-            log.error("row %s is left as it is, it cannot be changed as asked: %s", entry.id[:12], error)
+            log.error("row %s is left as it is: %s", entry.id[:12], error)
             self._ended(entry.id, "unfit")
 
     async def _give_back(self, rows: Sequence[str]) -> None:

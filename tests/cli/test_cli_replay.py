@@ -10,7 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -24,7 +24,7 @@ from poller.cli.replaying import tally_page
 from poller.config import Config, MappingConfig
 from poller.config.tree import Address
 from poller.daemon import Daemon
-from poller.errors import HandlerError, NotConnected, StoreError
+from poller.errors import ConfigError, NotConnected, StoreError
 from poller.failures.delivery import Invoker, Opening
 from poller.failures.journal import Entry, KeptRecord, Selection
 from poller.failures.runs import RUN_SECONDS, Plan, aborted, paused, planned, renewed, started
@@ -381,11 +381,23 @@ async def test_a_source_that_cannot_be_written_to_is_told_and_every_row_is_kept_
     await bench.store.journal.append([make_entry("gone", "m5", mapping="gone-id")])
     with pytest.raises(StoreError, match="no mapping has that id"):
         await bench.run(Plan(to="source"))
-    with pytest.raises(HandlerError, match="not of this kind of source"):  # those rows are no records of a stream
-        await bench.run(Plan(Selection(mapping="one-id"), to="source"))
-    assert await bench.state_of("r1") == "paused"
+    last = (await bench.run(Plan(Selection(mapping="one-id"), to="source")))[-1]
+    assert (last["unfit"], last["sent"]) == (2, 0)  # those rows are no records of a stream
     rows = await bench.store.journal.select(Selection())
     assert len(rows) == 4 and not any(row.failures for row in rows)
+
+
+async def test_where_one_of_the_sources_cannot_be_written_to_nothing_is_put_into_the_others(tmp_path: Path) -> None:
+    bench = Bench(state=tmp_path)
+    await bench.store.journal.append([streamed("r0", "order"), streamed("r1", "order", "two-id")])
+    table = replace(mapping("two"), type="dynamodb-streams")
+    replaying = replace(bench.replaying(), mappings=[mapping("one"), table])
+    name = await bench.plan(Plan(to="source"))
+    with pytest.raises(ConfigError, match=r"mapping two: its source, of type 'dynamodb-streams', cannot be written to"):
+        async with aclosing(replaying.run(name, False, 2)) as tallies:
+            _ = [tally async for tally in tallies]
+    assert [row.state for row in await bench.store.journal.select(Selection(states=()))] == ["kept", "kept"]
+    assert await bench.state_of(name) == "aborted"
 
 
 async def test_records_that_cannot_be_edited_leave_their_row_as_it_is() -> None:

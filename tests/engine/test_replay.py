@@ -126,6 +126,7 @@ class World:
         store = store or self.store
 
         async def rows() -> dict[str, int]:
+            await self.store.runs.put(run)
             return (await listed(store.journal, store.runs, run)).get(selection.mapping or "m", {})
 
         return Replay(store, part, rows, function, settings, policy=policy, **{"random": Random(1), **options})
