@@ -163,8 +163,7 @@ class Release:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Run this batch, not before `delay` seconds from now, before anything later of its strand."""
 
     batch: Batch
@@ -184,8 +183,7 @@ Action: TypeAlias = Ack | Release | Retry | Discard
 # --- retry state that outlives a worker -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """Records of one strand under retry.
 
     `first` and `last` are tokens of the lane; `end` is one past the last token of the batch the span came from: what lies between the
@@ -206,6 +204,10 @@ class Span:
     def holds(self, token: int) -> bool:
         """Whether the record at `token`, known to be of this strand, is under retry."""
         return self.first <= token <= self.last and (self.listed is None or token in self.listed)
+
+    def but(self, **changes: Any) -> Span:
+        """The same, with these fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
 Closing: TypeAlias = Literal["", "over", "early"]

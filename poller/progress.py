@@ -11,7 +11,8 @@ set of tokens, over crashes at any point:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import is_
 
 import msgspec
 
@@ -198,7 +199,7 @@ class Tracker:
         spans = self.spans.get(batch.strand)
         counted = batch.attempt > 1 or first < self.careful
         if spans:
-            spans[0] = replace(spans[0], attempts=batch.attempt, running=True)
+            spans[0] = spans[0].but(attempts=batch.attempt, running=True)
         elif counted:
             self.spans[batch.strand] = [Span(batch.strand, first, last, last + 1, batch.attempt, running=True)]
         if counted:
@@ -212,7 +213,7 @@ class Tracker:
         self._flying.pop(batch.strand, None)
         spans = self.spans.get(batch.strand)
         if spans:
-            spans[0] = replace(spans[0], attempts=batch.attempt - 1, running=False)
+            spans[0] = spans[0].but(attempts=batch.attempt - 1, running=False)
 
     @property
     def _unsaved(self) -> int:
@@ -291,7 +292,7 @@ class Tracker:
 
 def _short(span: Span) -> Span:
     """As it is saved: a long list is left out, and a later life runs the whole stretch again."""
-    return replace(span, listed=None) if span.listed is not None and len(span.listed) > LISTED_AT_MOST else span
+    return span.but(listed=None) if span.listed is not None and len(span.listed) > LISTED_AT_MOST else span
 
 
 def _spans(batch: Batch, retries: Sequence[Retry], tokens: Sequence[int], base: Span | None, now: float) -> list[Span]:
@@ -300,13 +301,19 @@ def _spans(batch: Batch, retries: Sequence[Retry], tokens: Sequence[int], base: 
     `base`: the span that the batch was, if it was one. What is taken out of a listed one must be listed too.
     """
     spans: list[Span] = []
+    records, stop = batch.records, len(batch.records)
     end = base.end if base is not None else tokens[-1] + 1
     listed = base is not None and base.listed is not None
-    places = {id(record): i for i, record in enumerate(batch.records)}
     for retry in reversed(retries):
-        own = [tokens[places[id(record)]] for record in retry.batch.records]
-        start = places[id(retry.batch.records[0])]
-        whole = not listed and own == list(tokens[start : start + len(own)])
+        again = retry.batch.records
+        start = stop - len(again)
+        # Nearly always: a part of the batch that ends where the next one begins.
+        if start >= 0 and all(map(is_, again, records[start:stop])):
+            own, whole = tokens[start:stop], True
+        else:
+            places = _places(records, again)
+            own, start = [tokens[place] for place in places], places[0]
+            whole = places[-1] - start + 1 == len(places)
         spans.append(
             Span(
                 strand=batch.strand,
@@ -315,9 +322,15 @@ def _spans(batch: Batch, retries: Sequence[Retry], tokens: Sequence[int], base: 
                 end=end,
                 attempts=retry.batch.attempt - 1,
                 not_before=now + retry.delay if retry.delay else 0.0,
-                listed=None if whole else tuple(own),
+                listed=None if whole and not listed else tuple(own),
             )
         )
-        end = own[0]
+        end, stop = own[0], start
     spans.reverse()
     return spans
+
+
+def _places(records: Sequence[Record], some: Sequence[Record]) -> list[int]:
+    """Where some of the records stand; they keep their order."""
+    places = {id(record): place for place, record in enumerate(records)}
+    return [places[id(record)] for record in some]

@@ -116,7 +116,7 @@ def fitting(progress: Progress, before: Progress | None = None, limit: int = LIM
         wants = _cost(wanted, checkpoint)
         if strand == favourite and total - had + wants > room:
             # As a last resort it goes without its lists: all of its stretch is begun again after a crash.
-            wanted = [replace(span, listed=None) for span in wanted]
+            wanted = [span.but(listed=None) for span in wanted]
             wants = _cost(wanted, checkpoint)
         if total - had + wants <= (room if strand == favourite else room - reserve) or wants <= had:
             forms[strand], total = wanted, total - had + wants
@@ -127,7 +127,7 @@ def placed(progress: Progress, fitted: Progress, strand: int) -> bool:
     """Whether `fitted` (`fitting` of `progress`) holds the spans of this strand as they are."""
     if fitted is progress:
         return True
-    wanted, there = ([replace(span, listed=None) for span in each.spans if span.strand == strand] for each in (progress, fitted))
+    wanted, there = ([span.but(listed=None) for span in each.spans if span.strand == strand] for each in (progress, fitted))
     return wanted == there
 
 

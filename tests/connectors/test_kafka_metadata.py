@@ -94,7 +94,7 @@ def test_no_span_may_begin_earlier_for_having_been_saved() -> None:
     span = Span(0, 5, 5, 6, 2, False, 1763686800.123456)
     (saved,) = decode(*encode(Progress("TRIM_HORIZON", 1, 20, ((0, 5),), (span,)))).progress.spans
     assert 0 <= saved.not_before - span.not_before < 0.1
-    assert replace(saved, not_before=span.not_before) == span
+    assert saved.but(not_before=span.not_before) == span
 
 
 def test_a_lane_that_has_read_nothing_keeps_where_it_starts() -> None:
@@ -215,7 +215,7 @@ def test_what_was_done_since_is_not_undone_by_an_older_span() -> None:
     """A strand that is done with what it had a place for starts anew: its old span would run all of it again."""
     before = retrying(range(160))
     later = tuple(
-        replace(span, first=span.first + at, last=span.first + at + 49, end=span.first + at + 50)
+        span.but(first=span.first + at, last=span.first + at + 49, end=span.first + at + 50)
         for span in before.spans
         for at in (100, 150)  # both halves: more than it had a place for
     )

@@ -115,7 +115,7 @@ class UncountingBlock(Block):
         actions = super().decide(batch, outcome, now, dice)
         if isinstance(outcome, Busy):
             return actions
-        return tuple(replace(a, batch=a.batch.but(attempt=1)) if isinstance(a, Retry) else a for a in actions)
+        return tuple(Retry(a.batch.but(attempt=1), a.delay) if isinstance(a, Retry) else a for a in actions)
 
 
 def _changed(drawn: Policy, block: type[Block], redeliver: type[Redeliver] = Redeliver) -> Policy:

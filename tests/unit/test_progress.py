@@ -204,7 +204,7 @@ class Blurring(Tracker):
 
     def snapshot(self, heads: Iterable[tuple[int, int]], closed: bool = False) -> Progress:
         saved = Tracker.snapshot(self, heads, closed)
-        return replace(saved, spans=tuple(replace(span, listed=None) for span in saved.spans))
+        return replace(saved, spans=tuple(span.but(listed=None) for span in saved.spans))
 
 
 class Shortening(Tracker):
@@ -212,7 +212,7 @@ class Shortening(Tracker):
 
     def snapshot(self, heads: Iterable[tuple[int, int]], closed: bool = False) -> Progress:
         saved = Tracker.snapshot(self, heads, closed)
-        return replace(saved, spans=tuple(replace(span, end=span.last + 1) for span in saved.spans))
+        return replace(saved, spans=tuple(span.but(end=span.last + 1) for span in saved.spans))
 
 
 class Trusting(Tracker):
@@ -290,7 +290,7 @@ class Resetting(Tracker):
     """Counts a retry from the start."""
 
     def settle(self, batch: Batch, actions: Sequence[Action], tokens: Sequence[int] | None, now: float) -> None:
-        again = [replace(action, batch=action.batch.but(attempt=1)) if isinstance(action, Retry) else action for action in actions]
+        again = [Retry(action.batch.but(attempt=1), action.delay) if isinstance(action, Retry) else action for action in actions]
         Tracker.settle(self, batch, again, tokens, now)
 
 
