@@ -19,7 +19,6 @@ from poller.stores.posts import posted, text
 
 T = TypeVar("T")
 
-_LANE = "SELECT number FROM lanes WHERE mapping = ? AND source = ? AND lane = ?"
 _NEW_LANE = "INSERT INTO lanes (mapping, source, lane) VALUES (?, ?, ?)"
 _IS_THERE = "SELECT number, state, kept FROM failures WHERE id = ?"
 _ITS_RECORDS = "SELECT id FROM records WHERE failure = ?"
@@ -28,10 +27,12 @@ _REOPEN = """
                         run = ?, request_id = ?, fingerprint = iif(fingerprint = '', '', ?), holds = ?
     WHERE number = ?
 """
+# Of an id that is there it inserts nothing: that is found out on the way, and not looked up before.
 _NEW_FAILURE = """
     INSERT INTO failures (id, lane, function, reason, attempts, fault, first, last, time, head, tail, kept, run, request_id,
                           fingerprint, size, bytes, taken_from, holds, state, failures, changed, owner, until)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, '', 0)
+    ON CONFLICT (id) DO NOTHING
 """
 # A row that has no fingerprint yet is measured when it gets one.
 _GROWN = "UPDATE failures SET size = size + ?, bytes = bytes + ? WHERE number = ?"
@@ -66,10 +67,12 @@ def _new_records(count: int) -> str:
 
 @cache
 def _holders(records: int, states: int) -> str:
+    # The lane comes along, in a row without a failure at least.
     return f"""
-        SELECT records.id, failures.id FROM records JOIN failures ON failures.number = records.failure
-        WHERE records.lane = ? AND failures.kept IN ('failure', ?) AND failures.state IN ({marks(states)})
-          AND records.id IN ({marks(records)}) ORDER BY failures.number
+        SELECT lanes.number, records.id, failures.id FROM lanes
+        LEFT JOIN records ON records.lane = lanes.number AND records.id IN ({marks(records)})
+        LEFT JOIN failures ON failures.number = records.failure AND failures.kept IN ('failure', ?) AND failures.state IN ({marks(states)})
+        WHERE lanes.mapping = ? AND lanes.source = ? AND lanes.lane = ? ORDER BY failures.number
     """
 
 
@@ -77,8 +80,11 @@ def encode_fault(fault: Fault | None) -> bytes | None:
     """JSON text of a fault; rows.py reads it back."""
     if fault is None:
         return None
-    trace = tuple(map(text, fault.trace))
-    return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled, fault.record_index))
+    try:
+        return msgspec.json.encode(fault)
+    except UnicodeEncodeError:
+        trace = tuple(map(text, fault.trace))
+        return msgspec.json.encode(Fault(fault.kind, text(fault.type), text(fault.message), trace, fault.unhandled, fault.record_index))
 
 
 def append(connection: sqlite3.Connection, entry: Entry, places: Mapping[str, int] | None = None) -> str:
@@ -87,25 +93,24 @@ def append(connection: sqlite3.Connection, entry: Entry, places: Mapping[str, in
 
     Reads and writes under the transaction's write lock, so of two appends of one record, here or in another process, one sees the other.
     """
-    lane = _lane(connection, entry)
     names = [text(record.id) for record in entry.records]
-    held = holders(connection, lane, names, ("kept", "parked") if entry.run else OPEN, entry.kept)
+    lane, held = holders(connection, entry, names, ("kept", "parked") if entry.run else OPEN)
     for chunk in chunks(sorted(set(held.values())), _LOOKED_UP):
         _fail_once_more(connection, chunk, entry.time)
     first = held.get(names[0]) if names else None
     left = [place for place, name in enumerate(names) if name not in held]
-    state: RowState = "parked" if entry.reason == "Parked" and behind(connection, entry) else "kept"
-    there = connection.execute(_IS_THERE, (entry.id,)).fetchone()
-    if there is not None:
-        if left:
-            _add_to(connection, there, lane, names, left, entry, state)
-        if first is None and names:
-            last = connection.execute(_LAST_HOLDER, (lane, names[0])).fetchone()
-            first = None if last is None else last[0]
-    elif left:
+    if left:
+        state: RowState = "parked" if entry.reason == "Parked" and behind(connection, entry) else "kept"
+        lane = _new_lane(connection, entry) if lane is None else lane
         number = _insert_failure(connection, lane, entry, left, state)
-        _insert_records(connection, number, lane, names, left, entry)
-        post(connection, posted(entry, left))
+        if number is not None:
+            _insert_records(connection, number, lane, names, left, entry)
+            post(connection, posted(entry, left))
+        else:
+            _add_to(connection, lane, names, left, entry, state)
+            if first is None:
+                last = connection.execute(_LAST_HOLDER, (lane, names[0])).fetchone()
+                first = None if last is None else last[0]
     if entry.holds:
         hold(connection, entry, [held.get(name, entry.id) for name in names], places or {})
     return entry.id if first is None else first
@@ -118,7 +123,6 @@ def _fail_once_more(connection: sqlite3.Connection, ids: Sequence[str], time: fl
 
 def _add_to(
     connection: sqlite3.Connection,
-    there: tuple[int, RowState, str],
     lane: int,
     names: Sequence[str],
     places: Sequence[int],
@@ -126,7 +130,7 @@ def _add_to(
     becomes: RowState,
 ) -> None:
     """The id is there, and no open row holds these of its records: what was replayed or dropped before has failed once more."""
-    number, state, kept = there
+    number, state, kept = connection.execute(_IS_THERE, (entry.id,)).fetchone()
     reopened = state in ("replayed", "dropped") or kept != entry.kept == "failure"
     if reopened:
         fault = encode_fault(entry.fault)
@@ -142,24 +146,29 @@ def _add_to(
 
 
 def holders(
-    connection: sqlite3.Connection, lane: int, names: Sequence[str], states: Sequence[RowState], kept: str = "failure"
-) -> dict[str, str]:
-    """Record id -> id of the newest row in one of these states that holds it. A copy ("queue-dlq") holds nothing against a failure."""
+    connection: sqlite3.Connection, entry: Entry, names: Sequence[str], states: Sequence[RowState]
+) -> tuple[int | None, dict[str, str]]:
+    """The lane's number, None: nothing of it was ever put down; and record id -> id of the newest row in one of these states that holds
+    it. A copy ("queue-dlq") holds nothing against a failure."""
+    lane: int | None = None
     found: dict[str, str] = {}
     for chunk in chunks(names, _LOOKED_UP):
-        found.update(connection.execute(_holders(len(chunk), len(states)), (lane, kept, *states, *chunk)))
-    return found
+        values = (*chunk, entry.kept, *states, entry.mapping, entry.source, entry.lane)
+        for number, name, row in connection.execute(_holders(len(chunk), len(states)), values):
+            lane = number
+            if row is not None:
+                found[name] = row
+        if lane is None:
+            break
+    return lane, found
 
 
-def _lane(connection: sqlite3.Connection, entry: Entry) -> int:
-    place = (entry.mapping, entry.source, entry.lane)
-    row = connection.execute(_LANE, place).fetchone()
-    if row is not None:
-        return int(row[0])
-    return int(connection.execute(_NEW_LANE, place).lastrowid or 0)
+def _new_lane(connection: sqlite3.Connection, entry: Entry) -> int:
+    return int(connection.execute(_NEW_LANE, (entry.mapping, entry.source, entry.lane)).lastrowid or 0)
 
 
-def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, places: Sequence[int], state: RowState) -> int:
+def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, places: Sequence[int], state: RowState) -> int | None:
+    """Its number; None where its id is there."""
     inserted = connection.execute(
         _NEW_FAILURE,
         (
@@ -186,7 +195,7 @@ def _insert_failure(connection: sqlite3.Connection, lane: int, entry: Entry, pla
             entry.time,
         ),
     )
-    return int(inserted.lastrowid or 0)
+    return inserted.lastrowid if inserted.rowcount else None
 
 
 def _insert_records(

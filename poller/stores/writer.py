@@ -3,14 +3,16 @@
 A job is a function of the connection. Jobs that wait together share one transaction, so thousands of them cost one fsync, and a job that
 comes alone costs one fsync and no delay:
 
-    run(job) -> queue -> BEGIN IMMEDIATE -> SAVEPOINT, job, RELEASE -> SAVEPOINT, job, RELEASE ... -> COMMIT, fsynced -> all are answered
+    run(job) -> queue -> BEGIN IMMEDIATE -> job -> SAVEPOINT, job, RELEASE ... -> COMMIT, fsynced -> all are answered
 
+The first job needs no savepoint: if it fails, nobody else's work is undone with the transaction, and the next one begins a new group.
 A group closes when the queue is empty or the group is large. Nobody is answered before the commit: an answer means durable.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
@@ -32,7 +34,9 @@ GROUP_ROWS = 10_000
 GROUP_SECONDS = 0.05
 """... nor does one that has run so long: its waiters, and other processes, want the commit."""
 CHECKPOINT_BYTES = 16 * 1024 * 1024
-"""The size of the write-ahead log from which it is copied into the file."""
+"""The size of the write-ahead log from which it is copied into the file ..."""
+LOOKED_AT = 4
+"""... as far as is seen: it is looked at after so many groups, for each look lets go of the interpreter and has to wait for it again."""
 
 
 class _Job:
@@ -75,6 +79,7 @@ class Writer:
         """Use `Writer.open`."""
         # Resolved: a symbolic link's target is what must be private, and -wal lies beside the target.
         self.path = path.resolve()
+        self._log = f"{self.path}-wal"
         self.groups = 0
         """Groups committed since it was opened: the fsyncs of all that was run."""
         self._schema = schema
@@ -166,7 +171,8 @@ class Writer:
             ended = self._commit(connection, group)
             _answer(group)
             del job, group  # while the thread waits, it must not hold what the last group wrote
-            self._shorten_log(connection)
+            if self.groups % LOOKED_AT == 0:
+                self._shorten_log(connection)
             job = None if ended else self._writes.get()
         # The last connection to close folds the log into the file; of this process's two it is to be this one.
         if self._reader is not None:
@@ -186,7 +192,10 @@ class Writer:
             self._fail(group, error)
             return ended
         try:
-            ended = self._fill(connection, group)
+            started, rows = time.monotonic(), connection.total_changes
+            if not self._first(connection, group[0]):
+                return False
+            ended = self._fill(connection, group, started, rows)
             connection.execute("COMMIT")
             self.groups += 1
         except sqlite3.Error as error:
@@ -196,9 +205,18 @@ class Writer:
             self._fail(group, error)
         return ended
 
-    def _fill(self, connection: sqlite3.Connection, group: list[_Job]) -> bool:
-        started, rows = time.monotonic(), connection.total_changes
-        self._perform(connection, group[0])
+    def _first(self, connection: sqlite3.Connection, job: _Job) -> bool:
+        """Returns whether there is something to commit."""
+        try:
+            job.result = job.work(connection)
+        except BaseException as error:  # as in `_perform`
+            job.error = translated(error, self.path) if isinstance(error, sqlite3.Error) else error
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            return False
+        return True
+
+    def _fill(self, connection: sqlite3.Connection, group: list[_Job], started: float, rows: int) -> bool:
         while connection.total_changes - rows < GROUP_ROWS and time.monotonic() - started < GROUP_SECONDS:
             try:
                 job = self._writes.get_nowait()
@@ -243,14 +261,13 @@ class Writer:
         not: up to 3.51.2, a commit of another process that restarts the log just then is skipped by the next checkpoint, and so is lost
         (the "WAL-reset bug").
         """
-        log = Path(f"{self.path}-wal")
         with suppress(sqlite3.Error, OSError):  # a log that stays long is no less durable
-            if log.stat().st_size < self._log_limit:
+            if os.stat(self._log).st_size < self._log_limit:
                 return
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with suppress(OSError):
             # A long read, or a full disk, may have kept the log as it is: try again only when it has grown, not after every group.
-            self._log_limit = log.stat().st_size + CHECKPOINT_BYTES
+            self._log_limit = os.stat(self._log).st_size + CHECKPOINT_BYTES
 
     # --- the reader's thread ----------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 
 from poller.errors import LaneLost, StoreError, StoreUnavailable
 from poller.stores.database import check
-from poller.stores.writer import GROUP_ROWS, Schema, Writer
+from poller.stores.writer import GROUP_ROWS, LOOKED_AT, Schema, Writer
 
 NOTES = Schema("a book of notes", 0x4E4F5445, (("CREATE TABLE notes (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT",),))
 
@@ -190,6 +190,26 @@ async def test_when_the_group_is_undone_nobody_is_told_otherwise(writer: Writer)
     assert seen_from_outside(writer.path) == ["after"]
 
 
+async def test_the_first_of_a_group_that_fails_takes_nobody_along(writer: Writer) -> None:
+    """It has no savepoint: the transaction is undone, and who waits behind it is in the next."""
+    gate = Gate()
+
+    def fail(connection: sqlite3.Connection) -> None:
+        note("undone")(connection)
+        gate(connection)
+        raise LaneLost("too late")
+
+    failing = asyncio.ensure_future(writer.run(fail))
+    assert await asyncio.to_thread(gate.entered.wait, 10)
+    behind = [asyncio.ensure_future(writer.run(note(f"n{n}"))) for n in range(3)]
+    await asyncio.sleep(0)
+    gate.let_go.set()
+    with pytest.raises(LaneLost):
+        await failing
+    assert await asyncio.gather(*behind) == [1, 2, 3]
+    assert seen_from_outside(writer.path) == ["n0", "n1", "n2"]
+
+
 async def test_a_waiter_that_is_cancelled_does_not_disturb_its_group(writer: Writer) -> None:
     gate = Gate()
     holding = await gate.hold(writer.run)
@@ -309,11 +329,11 @@ async def test_a_log_that_a_read_holds_open_stops_nobody(writer: Writer) -> None
     await writer.run(note("first"))
     reading = await Gate.hold(gate, lambda _: writer.read(read))
     writer._log_limit = 0
-    for n in range(3):
+    for n in range(3 * LOOKED_AT):
         await writer.run(note(f"n{n}"))
     gate.let_go.set()
     await reading
-    assert len(seen_from_outside(writer.path)) == 4
+    assert len(seen_from_outside(writer.path)) == 3 * LOOKED_AT + 1
 
 
 # --- closing ----------------------------------------------------------------------------------------------------------------------------
