@@ -125,9 +125,13 @@ def text_of(error: BaseException) -> str:
 
 def frames(trace: TracebackType | None) -> tuple[str, ...]:
     """The function's own frames as Lambda shows them: what led to it (ours, importlib's, asyncio's) is left out."""
-    places = [(each.f_code, line) for each, line in traceback.walk_tb(trace)]
-    first = next((n for n, (code, _) in enumerate(places) if not code.co_filename.startswith(_NOT_THE_FUNCTIONS)), len(places))
-    return _shown(tuple(places[first:]))
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_FUNCTIONS):
+        trace = trace.tb_next
+    places = []
+    while trace is not None:
+        places.append((trace.tb_frame.f_code, trace.tb_lineno))
+        trace = trace.tb_next
+    return _shown(tuple(places))
 
 
 @lru_cache(maxsize=64)
@@ -142,9 +146,10 @@ def described(error: BaseException) -> tuple[str, str, tuple[str, ...], int | No
     """(type, message, trace, index) of what a function raised; index: its `record_index`, if that may be the place of a record."""
     if isinstance(error, Broken):
         return error.type, text_of(error), error.trace, None
-    index = None
-    with suppress(Exception):  # it may be the function's own code
+    try:
         index = getattr(error, "record_index", None)
+    except Exception:  # it may be the function's own code
+        index = None
     index = index if type(index) is int and 0 <= index < MAXIMUM_INDEX else None
     return type(error).__name__, text_of(error), frames(error.__traceback__), index
 

@@ -47,7 +47,7 @@ def _again(batch: Batch, fault: Fault) -> Batch:
 
 def _fresh(batch: Batch, records: Sequence[Record], fault: Fault | None) -> Batch:
     """Some of the records: a new batch with a count of its own (recorded on AWS: cases/README 2)."""
-    return batch.but(records=records, attempt=1, cause="retry", fault=fault)
+    return Batch(records, batch.format, batch.strand, "retry", 1, fault, batch.request_id)
 
 
 def _leaving(state: bytes, actions: tuple[Action, ...]) -> tuple[Action, ...]:

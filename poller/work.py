@@ -94,9 +94,12 @@ class Work:
         )
 
 
+_MAY_FAIL = (Discard, Release)  # a union would be made anew for each action
+
+
 def given_up(actions: Sequence[Action]) -> list[Failure]:
     """What the journal is to keep, before any of these is done."""
-    return [action.failure for action in actions if isinstance(action, Discard | Release) and action.failure is not None]
+    return [action.failure for action in actions if isinstance(action, _MAY_FAIL) and action.failure is not None]
 
 
 def counted(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from poller.model import Fault, Reason
 
@@ -63,6 +64,11 @@ _FRAMES = (
 
 def fingerprint(fault: Fault | None, reason: Reason | None = None) -> str:
     """16 hexadecimal digits, a hyphen, and the version. `reason` counts only where there is no fault, and is needed there."""
+    return _fingerprint(fault, None if fault is not None else reason)
+
+
+@lru_cache(maxsize=16)  # what is poison fails in the same way again and again; few, for a fault may be long
+def _fingerprint(fault: Fault | None, reason: Reason | None) -> str:
     parts = ("never invoked", reason or "") if fault is None else ("fault", fault.type, masked(fault.message), *frames(fault.trace))
     digest = hashlib.blake2b(digest_size=8, person=f"poller-{VERSION}".encode())
     for part in parts:
