@@ -232,11 +232,10 @@ class Tracker:
         retries = [action for action in actions if isinstance(action, Retry)]
         if not spans and not retries:
             return
+        assert tokens is not None
         base = spans.pop(0) if spans else None
-        rest = spans or []
-        if retries:
-            assert tokens is not None
-            rest = _spans(batch, retries, tokens, base, now) + rest
+        fresh = _spans(batch, retries, tokens, base, now) if retries else []
+        rest = fresh + (spans or [])
         if rest:
             self.spans[batch.strand] = rest
         else:
