@@ -121,8 +121,8 @@ class Block:
 
     def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
         match outcome:
-            case Done(state):
-                return (Ack(batch.records, state),)
+            case Done():
+                return (Ack(batch.records, outcome.state),)
             case Busy(after):
                 return (Retry(batch, after),)
             case Partial(indices, state):

@@ -51,19 +51,21 @@ class Settling:
         await self._at_lane(batch, actions)
         if self._lane.strands.assign == "free":
             await self._recall(batch, actions)
-        counters, now, retries = self._work.counters, self._loop.time(), list[Due]()
+        counters, now = self._work.counters, self._loop.time()
+        retries: list[Due] = []
         for action in actions:
+            # A pattern that takes the fields out as well would cost more than all the rest of this.
             match action:
-                case Retry(again, delay):
-                    retries.append((again, now + delay))
+                case Retry():
+                    retries.append((action.batch, now + action.delay))
                     continue
-                case Ack(records):
-                    self._acked(len(records), handled)
-                case Discard(failure):
+                case Ack():
+                    self._acked(len(action.records), handled)
+                case Discard():
                     counters.discards += 1
-                    counters.dropped += 0 if self._work.settings.on_failure else len(failure.records)
-                case Release(records):
-                    counters.released += len(records)
+                    counters.dropped += 0 if self._work.settings.on_failure else len(action.failure.records)
+                case Release():
+                    counters.released += len(action.records)
             self._signs.progressed_at = self._work.clock()
         if len(retries) > 1:
             counters.splits += 1
