@@ -1,4 +1,4 @@
-"""Our side of the two pipes to a child: requests out, answers in, each a frame of 4 bytes of length and so many bytes (child.py)."""
+"""Our side of the two pipes to a child: requests out, answers in, each a frame of its own form (child.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ PIPE_BYTES = 1024 * 1024
 MAXIMUM_ANSWER_BYTES = 16 * 1024 * 1024
 """Above the largest result and the largest fault; anything longer is no answer."""
 
-_SMALL_READ = 64 * 1024
+_SMALL_READ = 448
+"""Most answers are shorter, and so small a buffer costs the allocator nothing; of a longer one the rest is read at once."""
 
 
 def enlarge(pipe: int) -> None:
@@ -42,14 +43,13 @@ class Channel:
             enlarge(pipe)
         self._loop.add_reader(answers, self._readable)
 
-    def send(self, *parts: bytes) -> bool:
+    def send(self, frame: bytes) -> bool:
         """Whether the child took, or will take, at least a part of it: False says that nobody reads there any more.
 
         Only one request may be under way.
         """
         if self._closed:
             return False
-        frame = memoryview(b"".join((sum(map(len, parts)).to_bytes(4, "big"), *parts)))
         try:
             sent = os.write(self._requests, frame)
         except BlockingIOError:
@@ -58,7 +58,7 @@ class Channel:
             return False
         self._sent = sent
         if sent < len(frame):
-            self._unsent = frame[sent:]
+            self._unsent = memoryview(frame)[sent:]
             self._loop.add_writer(self._requests, self._writable)
         return True
 
@@ -101,7 +101,7 @@ class Channel:
 
     def _readable(self) -> bool:
         try:
-            data = os.read(self._answers, min(max(self._missing, _SMALL_READ), PIPE_BYTES))
+            data = os.read(self._answers, min(self._missing, PIPE_BYTES) if self._missing > _SMALL_READ else _SMALL_READ)
         except BlockingIOError:
             return False
         if not data:

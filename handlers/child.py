@@ -1,12 +1,12 @@
 """The inside of an environment. Run by path, in any CPython from 3.8 on, so the standard library only: one file, nothing of ours beside it.
 
 `child.py <requests> <answers> <parent> <arn>`: two inherited pipes by number, the daemon's process id, the function's ARN; the rest is in
-Lambda's variables. A frame is 4 bytes of length, big-endian, then so many bytes:
+Lambda's variables. A request is REQUEST (length of the event, deadline in epoch seconds, length of the request id), request id, event; an
+answer is 4 bytes of length, big-endian, then
 
-    request   {"id": request id, "deadline": epoch seconds, "event": ...}
-    answer    "i"                   loaded, ready for requests
-              "r" + JSON            the function's result
-              "f" + {"kind", "type", "message", "trace", "recordIndex"}      a Fault; after one of kind "init" the process ends
+    "i"                  loaded, ready for requests
+    "r" or "p" + JSON    the function's result; "p": some of what was printed may still be in its pipe
+    "f" + {"kind", "type", "message", "trace", "recordIndex"}    a Fault; after one of kind "init" the process ends
 
 Only one request is under way at a time. The pipes are not stdin and stdout: what the function prints cannot break the protocol. Inline
 handlers import the context, the loading and the faults from here, so that they are the same in both.
@@ -20,6 +20,7 @@ if __name__ in ("__main__", "__mp_main__") and sys.path and sys.path[0] == __fil
     # Python put this file's folder first: the modules beside it would be importable by their bare names, before the function's own.
     del sys.path[0]
 
+import fcntl
 import importlib.util
 import json
 import linecache
@@ -27,6 +28,8 @@ import logging
 import os
 import select
 import signal
+import struct
+import termios
 import threading
 import time
 import traceback
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     Function = Callable[[Any, Any], Any]
 
 OURS = ("poller", "connectors", "handlers")
+REQUEST = struct.Struct(">IdH")
 MAXIMUM_RESULT_BYTES = 6_291_556  # 6 MiB + 100 bytes, as Lambda's runtime API
 MAXIMUM_TEXT, MAXIMUM_INDEX = 256 * 1024, 1 << 20  # characters of an error's message; places that an event may have
 
@@ -103,8 +107,6 @@ def context_class(variables: Mapping[str, str], arn: str) -> type[Context]:
 
 
 # --- faults, in Lambda's words ----------------------------------------------------------------------------------------------------
-
-
 class Broken(Exception):
     """Raised when a function cannot be loaded, or its result cannot be put into JSON: `type` is Lambda's, `trace` one frame an entry."""
 
@@ -186,8 +188,6 @@ def orjson_dumps(orjson: Any) -> Callable[[Any], bytes]:
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------------------
-
-
 def load(handler: str, by_file: Callable[[str], ModuleType], by_name: Callable[[str], ModuleType]) -> Function:
     """The function that `handler` names: `file.py:name`, or Lambda's `module.name`. Raises Broken, or what its module code raises."""
     separator, find = (":", by_file) if ":" in handler else (".", by_name)
@@ -260,8 +260,6 @@ def step_aside(root: str) -> None:
 
 
 # --- the process ------------------------------------------------------------------------------------------------------------------
-
-
 def die_with(parent: int, requests: int) -> None:
     """End when the daemon ends, however it ends: in the middle of an invocation too, where nobody reads the pipe."""
     try:
@@ -306,11 +304,14 @@ class LogLines(logging.Handler):
         sys.stdout.write(self.format(record))
 
 
-def flush() -> None:
-    """The daemon reads the output until it is empty before it takes an answer: so it must be there."""
+def flush(output: int) -> bool:
+    """All that was printed is in its pipe before an answer is. Whether any of it is still there: as a rule the daemon need not look."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # the function may have closed or replaced it
             stream.flush()
+    with suppress(OSError):  # the function has closed it
+        return sys.platform != "linux" or any(fcntl.ioctl(output, termios.FIONREAD, bytes(4)))
+    return True
 
 
 def send(answers: int, kind: bytes, body: bytes = b"") -> None:
@@ -319,9 +320,9 @@ def send(answers: int, kind: bytes, body: bytes = b"") -> None:
         frame = frame[os.write(answers, frame) :]
 
 
-def send_fault(answers: int, kind: str, error: BaseException) -> None:
+def fault_of(kind: str, error: BaseException) -> bytes:
     fault = dict(zip(("kind", "type", "message", "trace", "recordIndex"), (kind, *described(error))))  # noqa: B905 (Python 3.10's)
-    send(answers, b"f", json.dumps(fault).encode("ascii"))
+    return json.dumps(fault).encode("ascii")
 
 
 def runner(function: Function) -> Function:
@@ -337,30 +338,28 @@ def runner(function: Function) -> Function:
     return lambda event, context: loop.run_until_complete(function(event, context))
 
 
-def serve(requests: BinaryIO, answers: int, function: Function, context: type[Context], log: LogLines, orjson: Any) -> None:
+def serve(requests: BinaryIO, answers: int, output: int, function: Function, context: type[Context], log: LogLines, orjson: Any) -> None:
     """Until the daemon closes the pipe. What is no Exception (SystemExit) ends the process: the daemon sees the exit status."""
     home = os.getpid()
     loads, dumps = (orjson.loads, orjson_dumps(orjson)) if orjson else (json.loads, None)
     while True:
-        head = requests.read(4)
-        if len(head) < 4:
+        head = requests.read(REQUEST.size)
+        if len(head) < REQUEST.size:
             return
-        request = loads(requests.read(int.from_bytes(head, "big")))
-        log.request_id = request["id"]
-        payload, fault, kind = b"null", None, "error"
+        size, deadline, id_size = REQUEST.unpack(head)
+        log.request_id = request_id = requests.read(id_size).decode("utf-8")
+        event = loads(requests.read(size))
         try:
-            result = function(request["event"], context(request["id"], request["deadline"]))
-            payload = b"null" if result is None else marshal(result, dumps)
+            result = function(event, context(request_id, deadline))
+            kind, answer = b"r", b"null" if result is None else marshal(result, dumps)
         except Exception as error:
-            fault, kind = error, "large" if isinstance(error, Broken) and error.type == "Function.ResponseSizeTooLarge" else "error"
-        flush()
+            large = isinstance(error, Broken) and error.type == "Function.ResponseSizeTooLarge"
+            kind, answer = b"f", fault_of("large" if large else "error", error)
+        printed = flush(output)
         if os.getpid() != home:
             os._exit(0)  # a process that the function forked came back from it: the answer is not its to give
-        if fault is None:
-            send(answers, b"r", payload)
-        else:
-            send_fault(answers, kind, fault)
-        request = result = fault = None  # a big event is not held while we wait
+        send(answers, b"p" if printed and kind == b"r" else kind, answer)
+        event = result = None  # a big event is not held while we wait
 
 
 def own_orjson(root: str) -> Any:
@@ -375,6 +374,7 @@ def main(requests: int, answers: int, parent: int, arn: str) -> None:
     for pipe in (requests, answers):
         os.set_inheritable(pipe, False)
     die_with(parent, requests)
+    output = os.dup(1)  # the function may put something else in its place
     os.register_at_fork(after_in_child=lambda: disown(requests, answers))
     root, handler = os.environ["LAMBDA_TASK_ROOT"], os.environ["_HANDLER"]
     os.environ.setdefault("AWS_EXECUTION_ENV", "AWS_Lambda_python{}.{}".format(*sys.version_info[:2]))
@@ -389,13 +389,13 @@ def main(requests: int, answers: int, parent: int, arn: str) -> None:
     try:
         function = runner(load(handler, lambda file: import_file(root, file), lambda name: importlib.import_module(name.replace("/", "."))))
     except Exception as error:
-        flush()
-        send_fault(answers, "init", error)
+        flush(output)
+        send(answers, b"f", fault_of("init", error))
         os._exit(1)
-    flush()
+    flush(output)
     send(answers, b"i")
     with os.fdopen(requests, "rb", buffering=1 << 16) as reader:
-        serve(reader, answers, function, context_class(os.environ, arn), log, orjson)
+        serve(reader, answers, output, function, context_class(os.environ, arn), log, orjson)
     os.killpg(os.getpgrp(), signal.SIGKILL)  # the daemon is gone: nothing that the function started may go on
 
 

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from math import inf
 from typing import Literal
-
-import orjson
 
 from handlers import faults
 from handlers.channel import Channel
+from handlers.child import REQUEST
 from handlers.memory import Watch
 from handlers.output import Output
 from handlers.process import Process
@@ -32,8 +32,15 @@ from poller.settings import FunctionLog
 KILL_LIMIT = 5.0
 """Seconds after which a killed process that does not end (stuck in the kernel) is no longer waited for."""
 
+TIMER_SECONDS = 0.001
+"""How exact the loop's timers are."""
+
+ALL_TAKEN, MORE_PRINTED = b"rp"  # what a result begins with (child.py)
+
 READY = Returned(b"")
+NULL = Returned(b"null")
 UNTOUCHED = Returned(b"")
+"""An invocation's answer when the process ended without having read a byte of it."""
 
 
 class Environment:
@@ -49,7 +56,11 @@ class Environment:
         self._request_id = ""  # whose output it is
         self._awaited = ""  # whose answer is awaited: while loading, that of the invocation that will come first
         self._loaded = False
-        self._answer: asyncio.Future[Response] | None = None
+        self._answer: asyncio.Future[Response] | None = None  # there while one is awaited
+        self._limit = inf  # when it is too late for the answer, by the monotonic clock
+        self._late: Callable[[], Fault] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = inf  # when the timer looks whether it is too late
         self._distrusted = False
         self._verdict: Fault | None = None
         self._closed = False
@@ -67,36 +78,38 @@ class Environment:
     @property
     def usable(self) -> bool:
         """Loaded, alive, and nobody has asked for its end."""
-        return not (self._closed or self.ended.done())
+        return not self._closed
 
     async def ready(self, limit: float, late: Callable[[], Fault], request_id: str) -> Fault | None:
         """Wait until the function is loaded, for at most `limit` seconds: then it is killed, and `late()` is why. None: it is loaded."""
-        answer = await self._outcome(limit, late, request_id)
+        try:
+            answer = await self._expect(limit, late, request_id)
+        except asyncio.CancelledError:
+            self.kill()
+            raise
         if answer is READY:
             self._loaded = True
             return None
         self.kill()
         return answer if isinstance(answer, Fault) else faults.exited(request_id, 1, "init")
 
-    async def invoke(self, event: bytes, call: Call, deadline: float) -> Response | None:
-        """Run the function once, until `deadline` (epoch seconds), then kill it. None: it ended without having read a byte of it.
+    def invoke(self, event: bytes, call: Call, deadline: float) -> asyncio.Future[Response]:
+        """Run the function once, until `deadline` (epoch seconds), then kill it. UNTOUCHED: it ended without having read a byte of it.
 
-        Cancelling kills it. After a timeout the process has ended when this returns: a second attempt never runs beside the first.
+        Who no longer waits kills it. After a timeout the process has ended when there is an answer: a second attempt never runs beside
+        the first.
         """
-        head = orjson.dumps({"id": call.request_id, "deadline": deadline})
-        if not self._channel.send(head[:-1], b',"event":', event, b"}"):
+        request_id = call.request_id
+        answer = self._expect(deadline - time.time(), partial(faults.timed_out, request_id, call.timeout), request_id)
+        name = request_id.encode()
+        if not self._channel.send(b"".join((REQUEST.pack(len(event), deadline, len(name)), name, event))):
             self.kill()
-            return None
-        self._request_id = call.request_id
+            self._give(UNTOUCHED)
+            return answer
+        self._request_id = request_id
         if self._watch is not None:
             self._watch.add(self)
-        try:
-            late = partial(faults.timed_out, call.request_id, call.timeout)
-            response = await self._outcome(max(0.0, deadline - time.time()), late, call.request_id)
-        finally:
-            if self._watch is not None:
-                self._watch.remove(self)
-        return None if response is UNTOUCHED else response
+        return answer
 
     def overweight(self) -> None:
         """Called by the watch while an invocation runs."""
@@ -136,21 +149,45 @@ class Environment:
             )
             self._pipes = ours.pop_all()
 
-    async def _outcome(self, limit: float, late: Callable[[], Fault], request_id: str) -> Response:
-        answer: asyncio.Future[Response] = self._loop.create_future()
-        self._answer, self._awaited = answer, request_id
-        timer = self._loop.call_later(limit, self._expire, late)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            self.kill()
-            raise
-        finally:
-            timer.cancel()
-            self._answer = None
+    # --- waiting for an answer ----------------------------------------------------------------------------------------------------
 
-    def _expire(self, late: Callable[[], Fault]) -> None:
-        fault = late()
+    def _expect(self, limit: float, late: Callable[[], Fault], request_id: str) -> asyncio.Future[Response]:
+        self._awaited, self._late = request_id, late
+        now = time.monotonic()
+        self._limit = now + limit
+        # One timer serves many invocations: as a rule it rings when the one that it was set for is long over.
+        if self._limit < self._alarm:
+            self._set_alarm(now)
+        self._answer = answer = self._loop.create_future()
+        return answer
+
+    def _give(self, response: Response) -> None:
+        """To who awaits an answer, if anybody does."""
+        answer, self._answer = self._answer, None
+        if self._watch is not None:
+            self._watch.remove(self)
+        if answer is not None and not answer.done():
+            answer.set_result(response)
+
+    def _set_alarm(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._alarm = self._limit
+        self._timer = self._loop.call_later(max(0.0, self._limit - now), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._alarm = None, inf
+        if self._answer is None or self._answer.done():
+            return
+        now = time.monotonic()
+        if self._limit - now > TIMER_SECONDS:
+            self._set_alarm(now)
+        else:
+            self._expire()
+
+    def _expire(self) -> None:
+        assert self._late is not None
+        fault = self._late()
         self.kill(fault)
         self._loop.call_later(KILL_LIMIT, self._give_up, fault, self._answer)
 
@@ -161,23 +198,26 @@ class Environment:
     def _answered(self, frame: bytes | None) -> None:
         """An answer counts even when it came after the deadline, in the moment before the kill: the work was done."""
         response = _response(frame)
-        if response is None or self._distrusted:
+        if frame is None or response is None or self._distrusted:
             self._distrusted = True  # no frame of ours: something in the process writes to our pipe, and nothing there can be believed
             self.kill()
             return
-        # Before the answer is given: what the function printed was flushed before it was sent, so it is all in the pipe.
-        self._output.drain()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(response)
+        # Before the answer is given: what the function printed was flushed before it was sent, so it is all in the pipe, or was read.
+        if frame[0] == ALL_TAKEN:
+            self._output.finish()
+        else:
+            self._output.drain()
+        self._give(response)
         self._request_id = ""
 
     def _exited(self, status: int) -> None:
         self._closed = True
         self._channel.drain()  # its last answer, if it gave one
         self._output.drain()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(self._verdict or self._reason(status))
+        self._give(self._verdict or self._reason(status))
         self._request_id = ""
+        if self._timer is not None:
+            self._timer.cancel()
         self._pipes.close()
 
     def _reason(self, status: int) -> Response:
@@ -204,8 +244,8 @@ _KINDS: dict[str, Literal["init", "error", "large"]] = {"init": "init", "error":
 def _response(frame: bytes | None) -> Response | None:
     if not frame:
         return None
-    if frame[0] == ord("r"):
-        return Returned(frame[1:])
+    if frame[0] == ALL_TAKEN or frame[0] == MORE_PRINTED:
+        return NULL if frame == b"rnull" else Returned(frame[1:])
     if frame == b"i":
         return READY
     try:

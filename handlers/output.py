@@ -31,6 +31,10 @@ class Output:
         taken = 0
         while not self._closed and taken < _PIPE_BYTES and (size := self._readable()):
             taken += size
+        self.finish()
+
+    def finish(self) -> None:
+        """The unfinished line is written: a drain, where it is known that nothing is left in the pipe."""
         if self._rest:
             rest, self._rest = self._rest, b""
             self._put(rest)

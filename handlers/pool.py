@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from handlers import faults, memory
-from handlers.environment import KILL_LIMIT, Environment
+from handlers.environment import KILL_LIMIT, UNTOUCHED, Environment
 from handlers.task import Task
 from poller.errors import HandlerError
 from poller.model import Busy, Call, Fault, Response
@@ -62,8 +62,12 @@ class Pool:
                 if isinstance(found, (Busy, Fault)):
                     return found
                 environment = found
-            response = await environment.invoke(body, call, deadline)
-            if response is None:
+            try:
+                response = await environment.invoke(body, call, deadline)
+            except asyncio.CancelledError:
+                environment.kill()
+                raise
+            if response is UNTOUCHED:
                 if environment.rested:
                     continue  # it died while it was idle: nothing was read, so nothing has begun
                 # One that dies as soon as it is loaded would be tried for ever.
@@ -183,7 +187,8 @@ class Pool:
         if environment.usable and not self._closed:
             environment.rested = True
             self._idle.append(environment)
-            self._wake()
+            if self._waiting:
+                self._wake()
         else:
             environment.kill()
 

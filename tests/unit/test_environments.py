@@ -127,7 +127,7 @@ async def test_tells_whether_a_request_was_touched_or_can_be() -> None:
     requests, replies = os.pipe(), os.pipe()
     channel = Channel(requests[1], replies[0], lambda _: None)
     assert not channel.untouched()
-    assert channel.send(b"one", b" request")
+    assert channel.send(b"one request")
     assert channel.untouched()
     os.read(requests[0], 1)
     assert not channel.untouched()
@@ -233,6 +233,47 @@ async def test_one_that_dies_as_soon_as_it_is_loaded_is_not_tried_for_ever(tmp_p
         assert response.message.endswith("signal: killed")
     finally:
         await pool.aclose()
+
+
+async def test_the_time_of_an_invocation_begins_with_it_whatever_ran_before(tmp_path: Path) -> None:
+    """One timer serves them all: it neither ends a later invocation early, nor lets it run on when it was set for a longer one."""
+    source = """
+        import time
+        def handle(event, context): time.sleep(event["seconds"])
+    """
+    write(tmp_path, {"app.py": source})
+    pool = Pool(task_of(FunctionSettings("orders", "app.py:handle", tmp_path)), lambda *_: None)
+    try:
+        for timeout, seconds in ((1.0, 0.0), (1.0, 0.7), (1.0, 0.7), (LIMIT, 1.2)):
+            assert await pool.invoke(DocumentEvent({"seconds": seconds}), call(timeout)) == Returned(b"null")
+        for timeout in (0.5, 1.0):
+            began = time.monotonic()
+            response = await pool.invoke(DocumentEvent({"seconds": 600}), call(timeout))
+            assert isinstance(response, Fault)
+            assert response.kind == "timeout"
+            assert timeout - 0.1 < time.monotonic() - began < LIMIT / 2
+    finally:
+        await pool.aclose()
+
+
+async def test_lines_belong_to_their_invocation_wherever_the_function_has_put_its_stdout(tmp_path: Path) -> None:
+    source = """
+        import os
+        os.dup2(os.open("elsewhere", os.O_RDWR | os.O_CREAT), 1)
+        def handle(event, context):
+            for n in range(2_000):
+                os.write(2, b"%099d\\n" % n)
+            os.write(2, b"rest")
+    """
+    write(tmp_path, {"app.py": source})
+    lines: list[tuple[str, str]] = []
+    pool = Pool(task_of(FunctionSettings("orders", "app.py:handle", tmp_path)), lambda _, *line: lines.append(line))
+    try:
+        for _ in range(3):
+            assert await pool.invoke(DocumentEvent({}), call()) == Returned(b"null")
+    finally:
+        await pool.aclose()
+    assert lines == [("r-1", line) for line in (*(f"{n:099}" for n in range(2_000)), "rest")] * 3
 
 
 def test_a_variable_that_no_process_can_have_is_refused(tmp_path: Path) -> None:
