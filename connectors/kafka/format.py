@@ -10,12 +10,12 @@ not change bound before it (engine budget: some 0.3 µs a record for all of this
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 
 from poller.filtering import all_readable, readable
@@ -38,6 +38,7 @@ _ENVELOPE = (
 )
 _HEADER = len('{"":[]},') + len("null")
 
+_encode = msgspec.json.Encoder().encode
 _offset = attrgetter("offset")
 _key = attrgetter("key")
 
@@ -101,9 +102,14 @@ class KafkaEvent:
         self._bootstrap = bootstrap
 
     def json(self) -> bytes:
-        return orjson.dumps(self.mapping())
+        return _encode(self._whole())
 
     def mapping(self) -> dict[str, Any]:
+        """Fresh objects: the function may change them."""
+        event: dict[str, Any] = msgspec.to_builtins(self._whole())
+        return event
+
+    def _whole(self) -> dict[str, Any]:
         records = self._records
         return {
             "eventSource": "SelfManagedKafka",
@@ -122,7 +128,7 @@ class KafkaEvent:
         partition = _partition(self._records[0])
         empty = orjson.dumps({"eventSource": "SelfManagedKafka", "bootstrapServers": self._bootstrap, "records": {partition: []}})
         tail = b"]}}"
-        return empty[: -len(tail)], [orjson.dumps(element) for element in _elements(self._records)], tail
+        return empty[: -len(tail)], [_encode(element) for element in _elements(self._records)], tail
 
 
 class KafkaFormat:
@@ -168,48 +174,34 @@ def _partition(record: Record) -> str:
     return f"{record.topic}-{record.partition}"
 
 
-def _elements(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Fresh objects, keys in AWS's order: the function may change them."""
-    topic, partition, types, base64 = records[0].topic, records[0].partition, TIMESTAMP_TYPES, b2a_base64
+class _Element(msgspec.Struct, gc=False):
+    """One record of the event, keys in AWS's order. What is made of it, text or dictionary, has bytes in base64."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int | None
+    timestampType: str  # noqa: N815 (AWS's name)
+    key: bytes | msgspec.UnsetType
+    value: bytes | None
+    headers: list[dict[str, list[int] | None]]
+
+
+def _elements(records: Sequence[Record]) -> list[_Element]:
+    topic, partition, types, absent = records[0].topic, records[0].partition, TIMESTAMP_TYPES, msgspec.UNSET
     return [
-        {
-            "topic": topic,
-            "partition": partition,
-            "offset": record.offset,
-            "timestamp": record.timestamp,
-            "timestampType": types[record.timestamp_type],
-            "key": base64(key, newline=False).decode(),
-            "value": base64(value, newline=False).decode(),
-            "headers": _headers(record.headers) if record.headers else [],
-        }
-        if (value := record.value) is not None and (key := record.key) is not None
-        else {
-            "topic": topic,
-            "partition": partition,
-            "offset": record.offset,
-            "timestamp": record.timestamp,
-            "timestampType": types[record.timestamp_type],
-            "value": base64(value, newline=False).decode(),
-            "headers": _headers(record.headers) if record.headers else [],
-        }
-        if value is not None
-        else _tombstone(record)
+        _Element(
+            topic,
+            partition,
+            record.offset,
+            record.timestamp,
+            types[record.timestamp_type],
+            absent if (key := record.key) is None else key,
+            record.value,
+            _headers(record.headers) if record.headers else [],
+        )
         for record in records
     ]
-
-
-def _tombstone(record: Record) -> dict[str, Any]:
-    """The element of a record without a value."""
-    element: dict[str, Any] = {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp,
-        "timestampType": TIMESTAMP_TYPES[record.timestamp_type],
-    }
-    if record.key is not None:
-        element["key"] = b2a_base64(record.key, newline=False).decode()
-    return element | {"value": None, "headers": _headers(record.headers)}
 
 
 def _headers(headers: Sequence[tuple[str, bytes | None]]) -> list[dict[str, list[int] | None]]:
@@ -223,4 +215,4 @@ def _headers_size(headers: Sequence[tuple[str, bytes | None]]) -> int:
 
 
 def _exact(record: Record) -> int:
-    return len(orjson.dumps(_elements((record,))[0])) + 1  # and the comma
+    return len(_encode(_elements((record,))[0])) + 1  # and the comma
