@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ import orjson
 
 from handlers import faults
 from handlers.child import Broken, context_class, described, marshal, orjson_dumps
+from handlers.deadlines import Deadlines
 from handlers.loading import Namespace
 from handlers.task import Task, task_of
 from handlers.threads import Threads
@@ -55,6 +56,7 @@ class Inline:
         self._function: Callable[[Any, Any], Any] | None = None
         self._is_async = False
         self._lost_tasks = 0
+        self._deadlines = Deadlines()
         self._threads: Threads[Response] = Threads(f"function {task.settings.name}")
         self._closed = False
 
@@ -67,17 +69,22 @@ class Inline:
         """Calls that outlived their deadline and still run."""
         return self._threads.lost + self._lost_tasks
 
-    async def invoke(self, event: Event, call: Call) -> Response:
+    def invoke(self, event: Event, call: Call) -> Coroutine[Any, Any, Response]:
         """Run the function once. Raises HandlerError after `aclose`, and while LOST_LIMIT earlier calls still run past their deadline."""
         function = self._function
+        if self._is_async and function is not None:  # at once: what is cheap to run is asked for most often
+            return self._cancellable(function, event, call)
+        return self._called(function, event, call)
+
+    async def _called(self, function: Callable[[Any, Any], Any] | None, event: Event, call: Call) -> Response:
         if function is None:
             loaded = self._load(call.request_id)
             if isinstance(loaded, Fault):
                 return loaded
             function = loaded
-        context = self._context(call.request_id, call.deadline)
         if self._is_async:
-            return await self._cancellable(function, event, context, call)
+            return await self._cancellable(function, event, call)
+        context = self._context(call.request_id, call.deadline)
         if self._in_thread:
             self._check_lost()
             work = partial(self._run, function, event.mapping(), context, call.request_id)
@@ -107,23 +114,13 @@ class Inline:
         except BaseException as error:  # SystemExit too: a function must not end this program
             return self._fault(error, request_id)
 
-    async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, context: Any, call: Call) -> Response:
+    async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, call: Call) -> Response:
         self._check_lost()
-        # A task of its own: one that swallows its cancellation can be left behind, and the invocation still ends.
-        try:
-            task = asyncio.ensure_future(function(event.mapping(), context))
-        except Exception as error:  # it takes other arguments
-            return self._fault(error, call.request_id)
-        # What asyncio.wait does, for one task and at a third of its price: every async invocation pays for it.
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-
-        def wake(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        task.add_done_callback(wake)
-        timer = loop.call_later(max(0.0, call.deadline - time.time()), wake)
+        # A task of its own: one that swallows its cancellation can be left behind, and the invocation still ends.
+        task = loop.create_task(self._run_async(function, event, call, over))
+        self._deadlines.add(over, call.deadline - time.time())
         try:
             await over
             if not task.done():
@@ -133,15 +130,23 @@ class Inline:
             await self._end(task)
             raise
         finally:
-            timer.cancel()
-        if task.cancelled():
-            return Fault("error", "CancelledError", "the function cancelled itself")
-        raised = task.exception()
-        if raised is not None:
-            return self._fault(raised, call.request_id)
-        return self._run(lambda *_: task.result(), None, None, call.request_id)
+            self._deadlines.remove(over)
+        return Fault("error", "CancelledError", "the function cancelled itself") if task.cancelled() else task.result()
 
-    async def _end(self, task: asyncio.Future[Any]) -> None:
+    async def _run_async(self, function: Callable[[Any, Any], Any], event: Event, call: Call, over: asyncio.Future[None]) -> Response:
+        """As `_run`. `over` is done with it: that is a turn of the loop sooner than the task tells."""
+        try:
+            result = await function(event.mapping(), self._context(call.request_id, call.deadline))
+            return NULL if result is None else Returned(marshal(result, _dumps))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # SystemExit too: a function must not end this program
+            return self._fault(error, call.request_id)
+        finally:
+            if not over.done():
+                over.set_result(None)
+
+    async def _end(self, task: asyncio.Task[Response]) -> None:
         task.cancel()
         await asyncio.wait((task,), timeout=CANCEL_LIMIT)
         if not task.done():
@@ -150,7 +155,7 @@ class Inline:
         elif not task.cancelled():
             task.exception()  # looked at: or asyncio would complain that nobody did
 
-    def _found(self, task: asyncio.Future[Any]) -> None:
+    def _found(self, task: asyncio.Task[Response]) -> None:
         self._lost_tasks -= 1
         if not task.cancelled():
             task.exception()
