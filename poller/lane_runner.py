@@ -56,7 +56,8 @@ class LaneRunner:
         self._permits = work.function.permits
         self._circuit = work.circuit
         self._ordered = lane.strands.assign == "hash"
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None
+        """Done when the reader, which waits for it, is to look again whether there is room."""
         self._leave = Leave()
         self._group: asyncio.TaskGroup
         self._runners: dict[int, StrandRunner] = {}
@@ -100,7 +101,7 @@ class LaneRunner:
         if leaving.cancelled():
             return
         self.signs.state = "leaving"
-        self._wake.set()
+        self._look_again()
         if self._ordered:
             self._leave.stopped = True
             self._interrupt("permit", "backoff")
@@ -127,8 +128,8 @@ class LaneRunner:
         while not lane.leaving.done():
             limit = demand()
             if limit <= 0:
-                self._wake.clear()
-                await self._wake.wait()
+                self._wake = self._loop.create_future()
+                await self._wake
                 continue
             try:
                 fetched = await lane.fetch(limit)
@@ -200,7 +201,7 @@ class LaneRunner:
             self._give_back()
         else:
             self._start()
-        self._wake.set()
+        self._look_again()
 
     def _give_back(self) -> None:
         """What waits of a queue goes back to it, unless that could cost a message its last receive, or somebody must probe."""
@@ -270,7 +271,7 @@ class LaneRunner:
             if not await self._settled(Batch(records, self.lane.format), Ack(records), "ack what was filtered out"):
                 return
             del self._owed[: len(records)]
-            self._wake.set()
+            self._look_again()
 
     async def _settled(self, batch: Batch, action: Action, what: str) -> bool:
         """Settle it, asked again until the source answers; False: the lane is left before that."""
@@ -322,11 +323,18 @@ class LaneRunner:
             self._start()
 
     def _cut(self) -> None:
-        self._wake.set()
+        if self._wake is not None:
+            self._look_again()
         if not self._ordered:
             self._start()  # the open batch may have more for the next free strand
 
     def _done(self) -> None:
         if self._strands.empty:
             self.signs.held_since = None
-        self._wake.set()
+        if self._wake is not None:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)

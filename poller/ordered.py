@@ -205,11 +205,18 @@ class OrderedLane:
                 self._touch()
 
     async def begin(self, batch: Batch) -> None:
+        if self._begins(batch):
+            await self._save_begun(batch)
+
+    def _begins(self, batch: Batch) -> bool:
+        """What is done of `begin` without a wait. Returns whether `_save_begun` must come before the attempt."""
         self._check()
         self._accept()
-        ends = self.format.facts((batch.records[0], batch.records[-1])).tokens()
-        if not self.tracker.begin(batch, ends[0], ends[1]):
-            return
+        records = batch.records
+        tokens = self.format.facts(records if len(records) == 1 else (records[0], records[-1])).tokens()
+        return self.tracker.begin(batch, tokens[0], tokens[-1])
+
+    async def _save_begun(self, batch: Batch) -> None:
         try:
             await self.save()
             self._check()  # the answer may have been so late that the lane is another's by now, and further on
@@ -219,6 +226,10 @@ class OrderedLane:
             raise
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
+        self._settled(batch, actions)
+
+    def _settled(self, batch: Batch, actions: Sequence[Action]) -> None:
+        """All of `settle`: nothing of it waits."""
         self._check()
         self._accept()
         needs = self.tracker.needs_tokens(batch, actions)

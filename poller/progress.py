@@ -97,6 +97,7 @@ class Tracker:
     spans: dict[int, list[Span]] = field(init=False)
     careful: int = field(init=False)
     _remaining: int = field(init=False)
+    _unsaved: int = field(init=False)
     _collected: dict[tuple[int, int], list[Record]] = field(init=False, default_factory=dict)
     _pending: list[Span] = field(init=False)
     _read: int = field(init=False, default=0)
@@ -118,6 +119,8 @@ class Tracker:
         for span in saved.spans:
             self._positions[span.strand] = max(self._positions.get(span.strand, span.end), span.end)
         self._remaining = saved.doubt
+        # A wide lane of small batches begins a thousand in one turn, and would wait for a save in each.
+        self._unsaved = max(UNSAVED_BATCHES, 8 * saved.width)
         self.careful = max(saved.careful, saved.frontier) if saved.doubt else saved.careful
 
     def __repr__(self) -> str:
@@ -216,11 +219,6 @@ class Tracker:
             spans[0] = spans[0].but(attempts=batch.attempt - 1, running=False)
 
     @property
-    def _unsaved(self) -> int:
-        # A wide lane of small batches begins a thousand in one turn, and would wait for a save in each.
-        return max(UNSAVED_BATCHES, 8 * self.earlier.width)
-
-    @property
     def pressing(self) -> bool:
         """Whether a save should come soon, lest `begin` have to wait for one."""
         return self._begun - self._saved_begun > self._unsaved // 2 or self._read - self._saved_read > self.limit // 2
@@ -228,11 +226,13 @@ class Tracker:
     def settle(self, batch: Batch, actions: Sequence[Action], tokens: Sequence[int] | None, now: float) -> None:
         """What was decided about `batch` is done. `tokens` of its records: needed unless all is acked and no span is there."""
         self._flying.pop(batch.strand, None)
+        if tokens is None:
+            assert batch.strand not in self.spans
+            return
         spans = self.spans.get(batch.strand)
         retries = [action for action in actions if isinstance(action, Retry)]
         if not spans and not retries:
             return
-        assert tokens is not None
         base = spans.pop(0) if spans else None
         fresh = _spans(batch, retries, tokens, base, now) if retries else []
         rest = fresh + (spans or [])
@@ -242,8 +242,8 @@ class Tracker:
             del self.spans[batch.strand]
 
     def needs_tokens(self, batch: Batch, actions: Sequence[Action]) -> bool:
-        """Whether `settle` wants the tokens (the happy path does not pay for them)."""
-        return batch.strand in self.spans or any(isinstance(action, Retry) for action in actions)
+        """Whether `settle` may want the tokens (the happy path, one action and no span, does not pay for them)."""
+        return batch.strand in self.spans or len(actions) != 1 or isinstance(actions[0], Retry)
 
     # --- saving -----------------------------------------------------------------------------------------------------------------
 

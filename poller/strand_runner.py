@@ -51,6 +51,7 @@ class StrandRunner:
         self._loop = asyncio.get_running_loop()
         self.waits = Waits(lane, work, signs)
         self._settling = self.settling_type(lane, work, signs, self.waits, guards)
+        self._apply = self._settling.apply if guards else self._settling.settle
         self._probe = 0
         """The number of the probe that this strand is to run (circuit.py)."""
 
@@ -80,7 +81,9 @@ class StrandRunner:
                 counters.batches += 1
                 cut()
                 batch, span = taken
-                await self._carry(batch, span)
+                retries = await (self._attempt(batch) if span is None else self._resume(batch, span))
+                if retries:
+                    await self._again(retries)
                 strands.finish(strand, lane.format.facts(batch.records).keys() if free else ())
                 done()
                 if turn.over():
@@ -90,16 +93,8 @@ class StrandRunner:
         finally:
             circuit.withdraw(self._probe)  # nobody else may probe meanwhile
 
-    async def _carry(self, batch: Batch, span: Span | None) -> None:
-        """One batch and all that comes of it. A permit is held at the start, none at the end. Raises Left."""
-        if span is None:
-            retries = await self._attempt(batch)
-        else:
-            self._work.function.permits.give()
-            self._work.circuit.withdraw(self._probe)
-            retries = await self._go_on(batch, span)
-        if not retries:
-            return
+    async def _again(self, retries: list[Due]) -> None:
+        """What is left of a batch, and all that comes of it. No permit is held at the start, and none at the end. Raises Left."""
         stack = retries[::-1]
         while stack:
             if self._leave.stopped:
@@ -112,8 +107,11 @@ class StrandRunner:
                 await self._admission()
             stack.extend((await self._attempt(batch))[::-1])
 
-    async def _go_on(self, batch: Batch, span: Span) -> list[Due]:
-        """What an earlier life left of a batch. If its last attempt's outcome died with its worker, that was a full failure."""
+    async def _resume(self, batch: Batch, span: Span) -> list[Due]:
+        """What an earlier life left of a batch. If its last attempt's outcome died with its worker, that was a full failure. The permit
+        is given back at once."""
+        self._work.function.permits.give()
+        self._work.circuit.withdraw(self._probe)
         due = self._loop.time() + max(0.0, span.not_before - self._work.clock())
         if not span.running:
             return [(batch, due)]
@@ -121,7 +119,7 @@ class StrandRunner:
             # What was given up of it, and not settled before the crash, is in the journal: the rest is another batch.
             return [(rest, due) for rest, _ in await self._settling.settle(batch, actions, handled=False)]
         batch = batch.but(attempt=span.attempts)
-        return await self._settling.apply(batch, self._decide(batch, LOST))
+        return await self._apply(batch, self._decide(batch, LOST))
 
     # --- one attempt ------------------------------------------------------------------------------------------------------------
 
@@ -138,7 +136,7 @@ class StrandRunner:
                 except StoreUnavailable as error:
                     await self.waits.insist(lambda: self._lane.begin(batch), error)
                 if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
-                    return await self._settling.apply(batch, self._decide(batch, SPARED))
+                    return await self._apply(batch, self._decide(batch, SPARED))
                 outcome, result, request_id = await self._invoke(batch)
         except NotYet as wait:
             work.circuit.withdraw(self._probe)
@@ -149,7 +147,7 @@ class StrandRunner:
             return await self._settling.settle(batch, kept_back, handled=False)
         if given_up:
             # What is left comes again: guards may keep it from running now. Without a permit, for they may wait for a person.
-            return await self._settling.apply(batch, given_up if screened is None else (*given_up, Retry(screened)))
+            return await self._apply(batch, given_up if screened is None else (*given_up, Retry(screened)))
         if not isinstance(outcome, Done):
             batch = batch.but(request_id=request_id)
         circuit = work.circuit
@@ -162,7 +160,7 @@ class StrandRunner:
             await self.waits.surely(partial(work.pause, error_rules.told(rule, outcome)))
         if work.settings.on_success:
             await self._settling.post(batch.but(request_id=request_id), actions, result)
-        return await self._settling.apply(batch, actions)
+        return await self._apply(batch, actions)
 
     async def _kept_back(self, batch: Batch) -> tuple[Action, ...]:
         """What the first guard that does not let all of it through wants done, the rest tried again; nothing: all may run."""
@@ -191,7 +189,7 @@ class StrandRunner:
                 raise
             # Our own stop ended it: its attempt is handed back, as if the function had not been reached.
             self.waits.phase = "settling"
-            await self._settling.apply(batch, (Retry(batch),))
+            await self._apply(batch, (Retry(batch),))
             raise Left from None
         finally:
             self.waits.phase = "settling"
@@ -203,6 +201,9 @@ class StrandRunner:
 
     def _count(self, batch: Batch, outcome: Outcome, request_id: str) -> None:
         counters = self._work.counters
+        if isinstance(outcome, Done):
+            counters.invocations += 1
+            return
         if isinstance(outcome, Busy):
             counters.throttles += 1
             return

@@ -145,12 +145,21 @@ class Strands:
         if self.width == 1:
             self._append(self._strands[0], records, sizes, now)
             return
-        for strand in self._strands:
+        strands, numbers = self._strands, _numbers(facts, self.width)
+        if self.width > len(records):  # then most strands get nothing
+            for number, record, size in zip(numbers, records, sizes, strict=True):
+                strand = strands[number]
+                if not strand.records:
+                    strand.since = now
+                strand.records.append(record)
+                strand.sizes.append(size)
+            return
+        for strand in strands:
             if not strand.records:
                 strand.since = now  # of no account where nothing comes now
         # Bound once: this is the one loop over single records that every wide lane pays for.
-        take = [(strand.records.append, strand.sizes.append) for strand in self._strands]
-        for number, record, size in zip(_numbers(facts, self.width), records, sizes, strict=True):
+        take = [(strand.records.append, strand.sizes.append) for strand in strands]
+        for number, record, size in zip(numbers, records, sizes, strict=True):
             take_record, take_size = take[number]
             take_record(record)
             take_size(size)
@@ -208,7 +217,8 @@ class Strands:
             strand.flight_bytes = sum(format.facts(records).sizes())
             return Batch(records, format, strand.number, "retry", span.attempts + 1), span
         origin = self._open or strand
-        end = cut(origin.sizes, batching, self._closing(origin, batching, now), self.held_bytes)
+        closing = None if len(origin.records) >= batching.size else self._closing(origin, batching, now)
+        end = cut(origin.sizes, batching, closing, self.held_bytes)
         if end is None:
             return None
         return self._cut(origin, strand, *end, format, now), None

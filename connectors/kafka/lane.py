@@ -53,8 +53,8 @@ class KafkaLane(OrderedLane):
         self._moves = 0
         self._waiting: dict[int, int] = {}
         """Strands that found no place in the metadata, and how much had been settled then."""
-        self._moved = asyncio.Event()
-        """Something was settled, or did not begin."""
+        self._moved: asyncio.Event | None = None
+        """Something was settled, or did not begin: for who waits for that (`at_rest`)."""
         self.leaving.add_done_callback(lambda _: reader.hurry())
 
     async def fetch(self, limit: int) -> Fetched:
@@ -72,10 +72,12 @@ class KafkaLane(OrderedLane):
         try:
             if self.handed_over:
                 await self.reopen()
-            if self._waiting.get(batch.strand) == self._moves:
+            if self._waiting and self._waiting.get(batch.strand) == self._moves:
                 raise NotYet(f"{self.name}: no room in the commit's metadata for one more attempt", ROOM_SECONDS)
-            await super().begin(batch)
-            if not placed(*self._saved, batch.strand):
+            if self._begins(batch):
+                await self._save_begun(batch)
+            wanted, fitted = self._saved
+            if fitted is not wanted and not placed(wanted, fitted, batch.strand):
                 # One more attempt that must be counted, and no place to count it in: others must be done with theirs first.
                 self.tracker.withdraw(batch)
                 self._waiting[batch.strand] = self._moves
@@ -85,13 +87,13 @@ class KafkaLane(OrderedLane):
             raise
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
-        await super().settle(batch, actions)
+        self._settled(batch, actions)
         self._moves += 1
         self._at_rest(batch.strand)
 
     async def aclose(self, broken: bool = False) -> None:
         self.running.clear()
-        self._moved.set()
+        self._tell_moved()
         try:
             await super().aclose(broken)
         finally:
@@ -100,7 +102,8 @@ class KafkaLane(OrderedLane):
     async def at_rest(self) -> None:
         """Until nothing runs."""
         while self.running:
-            self._moved.clear()
+            if self._moved is None:
+                self._moved = asyncio.Event()
             await self._moved.wait()
 
     async def hand_over(self) -> None:
@@ -131,7 +134,13 @@ class KafkaLane(OrderedLane):
 
     def _at_rest(self, strand: int) -> None:
         self.running.discard(strand)
-        self._moved.set()
+        if self._moved is not None:
+            self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
 
     async def _steady(self) -> bool:
         """Wait at the gate. False: the lane is left meanwhile, or it takes too long to be silent about it. Raises LaneLost."""
