@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from binascii import hexlify
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
+from struct import Struct
 from typing import Any
 
 import orjson
@@ -86,13 +88,13 @@ def code_stamp(settings: FunctionSettings) -> frozenset[tuple[str, int, int]]:
 
 
 _VERSION_4 = 0x4000_8000_0000_0000_0000
+_parts_of = Struct("8s4s4s4s12s").unpack
 _RANDOM = (1 << 128) - 1 & ~0xF000_C000_0000_0000_0000
 
 
 def new_request_id(bits: int) -> str:
     """A version 4 UUID of these 128 bits; `uuid.UUID` takes several times as long."""
-    text = (bits & _RANDOM | _VERSION_4).to_bytes(16).hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return b"-".join(_parts_of(hexlify((bits & _RANDOM | _VERSION_4).to_bytes(16)))).decode()
 
 
 class Payload:
@@ -131,18 +133,19 @@ class Function:
         return self.settings.name
 
     async def invoke(self, event: Event, call: Call) -> Response:
-        """Run it once; the caller holds a permit.
-
-        Raises HandlerError when this way of running it is exhausted. What else a handler raises, against its contract, is logged and
-        counts as a failed attempt.
-        """
+        """Run it once; the caller holds a permit. Raises HandlerError when this way of running it is exhausted."""
         try:
             return await self.handler.invoke(event, call)
-        except HandlerError:
-            raise
         except Exception as error:  # one of the two broad catches of the engine: a handler's bug must not end a lane
-            log.exception("the handler of function %s failed", self.name, extra={"function": self.name, "request_id": call.request_id})
-            return Fault("error", f"Handler.{type(error).__name__}", str(error))
+            return self.broken(error, call)
+
+    def broken(self, error: Exception, call: Call) -> Fault:
+        """What its handler raised, against its contract: it is logged, and counts as a failed attempt. HandlerError is raised again."""
+        if isinstance(error, HandlerError):
+            raise error
+        fields = {"function": self.name, "request_id": call.request_id}
+        log.error("the handler of function %s failed", self.name, extra=fields, exc_info=error)
+        return Fault("error", f"Handler.{type(error).__name__}", str(error))
 
     async def aclose(self) -> None:
         await self.handler.aclose()

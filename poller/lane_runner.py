@@ -302,7 +302,7 @@ class LaneRunner:
             runner = self._runners.get(strand.number) or self._runner(strand)
             if runner.waits.task is None:
                 name = f"strand {self.lane.name}/{strand.number}"
-                runner.waits.task = self._group.create_task(self._run_strand(runner), name=name)
+                runner.waits.task = self._group.create_task(runner.run(self._cut, self._done, self._ended), name=name)
         if self._batching.window:
             if self._timer is not None:
                 self._timer.cancel()
@@ -313,13 +313,9 @@ class LaneRunner:
         runner = self._runners[strand.number] = StrandRunner(strand, self.lane, self.work, self.signs, self._leave, self._guards)
         return runner
 
-    async def _run_strand(self, runner: StrandRunner) -> None:
-        try:
-            await runner.run(self._cut, self._done)
-        finally:
-            runner.waits.task = None
+    def _ended(self, strand: Strand) -> None:
         # A strand's end changes nothing for the others: only the open batch of all, or a window's timer, needs a look at them.
-        if not self._ordered or self._batching.window or self._strands.can_cut(runner.strand, self._batching, self._loop.time()):
+        if not self._ordered or self._batching.window or self._strands.can_cut(strand, self._batching, self._loop.time()):
             self._start()
 
     def _cut(self) -> None:

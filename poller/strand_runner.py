@@ -58,8 +58,9 @@ class StrandRunner:
     def __repr__(self) -> str:
         return f"<StrandRunner {self._lane.name}/{self.strand.number} [{self.waits.phase if self.waits.task else 'idle'}, {self.strand!r}]>"
 
-    async def run(self, cut: Callable[[], None], done: Callable[[], None]) -> None:
-        """Until there is nothing to cut now, or the lane is left. `cut` and `done` are called after a batch was cut, and settled."""
+    async def run(self, cut: Callable[[], None], done: Callable[[], None], ended: Callable[[Strand], None]) -> None:
+        """Until there is nothing to cut now, or the lane is left. `cut` and `done` are called after a batch was cut, and settled; `ended`
+        when this is over, and may begin anew."""
         lane, strand, batching = self._lane, self.strand, self._work.settings.batching
         strands, turn, time = lane.strands, self._work.turn, self._loop.time
         permits, counters, circuit = self._work.function.permits, self._work.counters, self._work.circuit
@@ -70,14 +71,14 @@ class StrandRunner:
                     # The reader was woken, and may have more at once: going on costs a tenth of a task anew.
                     await asyncio.sleep(0)
                     if self._leave.stopped or not strands.can_cut(strand, batching, time()):
-                        return
+                        break
                 if circuit.open or not permits.take():
                     await self._admission()
                 # Only now is the batch cut: while it waited for a permit it went on filling.
                 taken = strands.take(strand, batching, lane.format, time())
                 if taken is None:
                     permits.give()
-                    return
+                    break
                 counters.batches += 1
                 cut()
                 batch, span = taken
@@ -92,6 +93,8 @@ class StrandRunner:
             pass
         finally:
             circuit.withdraw(self._probe)  # nobody else may probe meanwhile
+            self.waits.task = None
+        ended(strand)
 
     async def _again(self, retries: list[Due]) -> None:
         """What is left of a batch, and all that comes of it. No permit is held at the start, and none at the end. Raises Left."""
@@ -183,7 +186,8 @@ class StrandRunner:
         started = self._loop.time()
         self.waits.phase = "invoking"
         try:
-            response = await function.invoke(event, call)
+            # Not `Function.invoke`: a coroutine more would be alive for every invocation that runs.
+            response = await function.handler.invoke(event, call)
         except asyncio.CancelledError:
             if not self.waits.was_interrupted():
                 raise
@@ -191,19 +195,21 @@ class StrandRunner:
             self.waits.phase = "settling"
             await self._apply(batch, (Retry(batch),))
             raise Left from None
+        except Exception as error:
+            response = function.broken(error, call)
         finally:
             self.waits.phase = "settling"
             counters.in_flight -= 1
             counters.observe(self._loop.time() - started)
         outcome = interpret(response, event, work.settings.failure.reporting, self._lane.strands.windowed)
-        self._count(batch, outcome, request_id)
+        if isinstance(outcome, Done):
+            counters.invocations += 1
+        else:
+            self._count(batch, outcome, request_id)
         return outcome, response.payload if isinstance(response, Returned) else b"", request_id
 
     def _count(self, batch: Batch, outcome: Outcome, request_id: str) -> None:
         counters = self._work.counters
-        if isinstance(outcome, Done):
-            counters.invocations += 1
-            return
         if isinstance(outcome, Busy):
             counters.throttles += 1
             return

@@ -178,7 +178,8 @@ class Strands:
         """Strands that could start a batch now. "any": at most one, the next free strand for the open batch."""
         if self._open is not None:
             return [self._idle[0]] if self._idle and self._can_cut(self._open, batching, now) else []
-        return [strand for strand in self._strands if self.can_cut(strand, batching, now)]
+        # Looked at here already: of a thousand strands most have a batch in flight.
+        return [strand for strand in self._strands if strand.flight is None and self.can_cut(strand, batching, now)]
 
     def can_cut(self, strand: Strand, batching: Batching, now: float) -> bool:
         """Whether this strand has no batch in flight and could cut one."""
