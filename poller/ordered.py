@@ -211,7 +211,8 @@ class OrderedLane:
     def _begins(self, batch: Batch) -> bool:
         """What is done of `begin` without a wait. Returns whether `_save_begun` must come before the attempt."""
         self._check()
-        self._accept()
+        if self._handed is not None:
+            self._accept()
         records = batch.records
         tokens = self.format.facts(records if len(records) == 1 else (records[0], records[-1])).tokens()
         return self.tracker.begin(batch, tokens[0], tokens[-1])
@@ -231,7 +232,8 @@ class OrderedLane:
     def _settled(self, batch: Batch, actions: Sequence[Action]) -> None:
         """All of `settle`: nothing of it waits."""
         self._check()
-        self._accept()
+        if self._handed is not None:
+            self._accept()
         needs = self.tracker.needs_tokens(batch, actions)
         tokens = self.format.facts(batch.records).tokens() if needs else None
         self.tracker.settle(batch, actions, tokens, self._context.clock())

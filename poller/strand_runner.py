@@ -67,18 +67,20 @@ class StrandRunner:
         free = strands.assign == "free"
         try:
             while not self._leave.stopped:
-                if not strands.can_cut(strand, batching, time()):
+                admitted = not circuit.open and permits.take()
+                if not admitted and strands.can_cut(strand, batching, time()):
+                    await self._admission()
+                    admitted = True
+                # Only now is the batch cut: while it waited for a permit it went on filling.
+                taken = strands.take(strand, batching, lane.format, time()) if admitted else None
+                if taken is None:
+                    if admitted:
+                        permits.give()
                     # The reader was woken, and may have more at once: going on costs a tenth of a task anew.
                     await asyncio.sleep(0)
                     if self._leave.stopped or not strands.can_cut(strand, batching, time()):
                         break
-                if circuit.open or not permits.take():
-                    await self._admission()
-                # Only now is the batch cut: while it waited for a permit it went on filling.
-                taken = strands.take(strand, batching, lane.format, time())
-                if taken is None:
-                    permits.give()
-                    break
+                    continue
                 counters.batches += 1
                 cut()
                 batch, span = taken
