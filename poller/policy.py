@@ -121,7 +121,7 @@ class Block:
 
     def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
         match outcome:
-            case Done():
+            case Done():  # without a pattern for its state: nearly all outcomes come here
                 return (Ack(batch.records, outcome.state),)
             case Busy(after):
                 return (Retry(batch, after),)
@@ -241,7 +241,7 @@ class Redeliver:
 
     def decide(self, batch: Batch, outcome: Outcome, now: float, dice: float) -> tuple[Action, ...]:  # noqa: ARG002 (the protocol's)
         match outcome:
-            case Done():
+            case Done():  # without a pattern for its state: nearly all outcomes come here
                 return (Ack(batch.records),)
             case Busy(after):
                 return (Retry(batch, after),)

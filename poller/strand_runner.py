@@ -139,7 +139,7 @@ class StrandRunner:
                 try:
                     await self._lane.begin(batch)
                 except StoreUnavailable as error:
-                    await self.waits.insist(lambda: self._lane.begin(batch), error)
+                    await self.waits.insist(partial(self._lane.begin, batch), error)
                 if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
                     return await self._apply(batch, self._decide(batch, SPARED))
                 outcome, result, request_id = await self._invoke(batch)

@@ -222,7 +222,8 @@ class Strands:
         end = cut(origin.sizes, batching, closing, self.held_bytes)
         if end is None:
             return None
-        return self._cut(origin, strand, *end, format, now), None
+        count, cause = end
+        return self._cut(origin, strand, count, cause, format, now), None
 
     def _cut(self, origin: Strand, strand: Strand, count: int, cause: Cause, format: Format, now: float) -> Batch:
         if count == len(origin.records):
