@@ -129,11 +129,7 @@ def frames(trace: TracebackType | None) -> tuple[str, ...]:
     """The function's own frames as Lambda shows them: what led to it (ours, importlib's, asyncio's) is left out."""
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_FUNCTIONS):
         trace = trace.tb_next
-    places = []
-    while trace is not None:
-        places.append((trace.tb_frame.f_code, trace.tb_lineno))
-        trace = trace.tb_next
-    return _shown(tuple(places))
+    return _shown(tuple((each.f_code, line) for each, line in traceback.walk_tb(trace)))
 
 
 @lru_cache(maxsize=64)
@@ -148,10 +144,9 @@ def described(error: BaseException) -> tuple[str, str, tuple[str, ...], int | No
     """(type, message, trace, index) of what a function raised; index: its `record_index`, if that may be the place of a record."""
     if isinstance(error, Broken):
         return error.type, text_of(error), error.trace, None
-    try:
+    index = None
+    with suppress(Exception):  # it may be the function's own code
         index = getattr(error, "record_index", None)
-    except Exception:  # it may be the function's own code
-        index = None
     index = index if type(index) is int and 0 <= index < MAXIMUM_INDEX else None
     return type(error).__name__, text_of(error), frames(error.__traceback__), index
 
