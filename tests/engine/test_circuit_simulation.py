@@ -96,6 +96,7 @@ def world(kind: type[WatchedCircuit]) -> type[World]:
     ("kind", "law"),
     [(Impatient, "law 19"), (Sleepy, "not done")],
 )
+@pytest.mark.counterpart
 def test_a_broken_part_is_found_out(kind: type[WatchedCircuit], law: str, tell: Callable[[str], None]) -> None:
     for seed in range(PLAYS):
         try:

@@ -61,6 +61,7 @@ class Forgetful(Courier):
 
 
 @pytest.mark.parametrize("broken", [Hasty, Forgetful])
+@pytest.mark.counterpart
 def test_a_broken_courier_is_rejected(broken: type[Courier]) -> None:
     def runs() -> None:
         for seed in range(SEEDS):

@@ -487,6 +487,7 @@ def test_the_laws_hold_with_a_filter_in_every_run() -> None:
 
 
 @pytest.mark.parametrize(("part", "kinds", "law"), BROKEN, ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.counterpart
 def test_a_broken_filter_is_found_out(part: type[LaneRunner], kinds: set[str], law: str) -> None:
     seeds = [seed for seed in range(200) if kind_of(seed) in kinds][:40]
     for seed in seeds:

@@ -224,6 +224,7 @@ COUNTERPARTS: list[tuple[type[Fleet], str]] = [
 
 
 @pytest.mark.parametrize(("fleet", "law"), COUNTERPARTS, ids=lambda part: getattr(part, "__name__", ""))
+@pytest.mark.counterpart
 def test_a_broken_part_is_found_out(fleet: type[Fleet], law: str) -> None:
     for seed in range(PLAYS):
         try:

@@ -120,6 +120,7 @@ class Rigged(World):
         (Generous, r"law 7: |law 12: |lost: |law 14: "),
     ],
 )
+@pytest.mark.counterpart
 def test_a_broken_guard_is_found_out(broken: type[IdempotencyGuard], law: str) -> None:
     world = type(broken.__name__, (Rigged,), {"guard": broken})
     for seed in range(PLAYS):

@@ -138,6 +138,7 @@ def guarded(kind: Callable[[Lane, Work, Parking], Guard]) -> type[World]:
         (Refusing, "law 24|law 25"),
     ],
 )
+@pytest.mark.counterpart
 def test_a_broken_part_is_found_out(part: type[ParkingGuard] | type[MemoryParking], law: str, tell: Callable[[str], None]) -> None:
     for seed in range(PLAYS):
         store, world = MemoryStore(), guarded(part if issubclass(part, ParkingGuard) else ParkingGuard)

@@ -85,6 +85,7 @@ def _harsh(seed: int) -> Report:
 
 
 @pytest.mark.parametrize("counterpart", COUNTERPARTS, ids=repr)
+@pytest.mark.counterpart
 def test_a_broken_part_is_found_out(counterpart: Counterpart) -> None:
     seeds = [seed for seed in range(PLAYS * 5) if kind_of(seed) in counterpart.kinds][:PLAYS]
     for seed in seeds:

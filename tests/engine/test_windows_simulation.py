@@ -231,6 +231,7 @@ def _silent() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("counterpart", COUNTERPARTS, ids=repr)
+@pytest.mark.counterpart
 def test_a_broken_part_is_found_out(counterpart: Counterpart) -> None:
     with _silent():
         for _, seed in zip(range(PLAYS), windowed_seeds(), strict=False):

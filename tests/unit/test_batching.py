@@ -83,6 +83,7 @@ def waiting(sizes: Sequence[int], batching: Batching, closing: Cause | None) -> 
 
 
 @pytest.mark.parametrize("broken", [weightless, greedy, timid, unlimited, silent, endless, waiting])
+@pytest.mark.counterpart
 def test_law_8_finds_out(broken: Cut) -> None:
     with pytest.raises(Broken), counter_test():
         law_8(broken)

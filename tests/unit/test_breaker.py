@@ -146,6 +146,7 @@ def test_the_laws_hold(law: Callable[[Hear], None]) -> None:
         (law_18_an_outage_opens_it_in_time, counting_the_largest),
     ],
 )
+@pytest.mark.counterpart
 def test_a_broken_breaker_is_found_out(law: Callable[[Hear], None], broken: Hear) -> None:
     with counter_test(), pytest.raises(Broken):
         law(broken)

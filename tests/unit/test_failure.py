@@ -80,6 +80,7 @@ def shuffled(mapping: str, source: str, lane: str, names: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize("broken", [joined, separated, placeless, shuffled])
+@pytest.mark.counterpart
 def test_law_13_finds_out(broken: Any) -> None:
     with pytest.raises(Broken), counter_test():
         law_13(broken)

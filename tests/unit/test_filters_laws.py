@@ -394,6 +394,7 @@ def parents_exist(pattern: Any, event: Any) -> bool:
     ],
     ids=lambda part: getattr(part, "__name__", part),
 )
+@pytest.mark.counterpart
 def test_the_law_of_agreement_finds_out(broken: Matcher, pairs: str) -> None:
     with pytest.raises(Broken, match="law 1"), counter_test():
         law_of_agreement(broken, pairs, 20 * EXAMPLES)
@@ -419,6 +420,7 @@ def test_spelling_changes_nothing() -> None:
     law_of_spelling(ours, EXAMPLES)
 
 
+@pytest.mark.counterpart
 def test_the_law_of_spelling_finds_out() -> None:
     with pytest.raises(Broken, match="law 2"), counter_test():
         law_of_spelling(without_dots, 20 * EXAMPLES)
@@ -455,6 +457,7 @@ def term_by_term(pattern: Any, event: Any) -> Explanation:
     return Explanation(any(all(term.holds for term in each.terms) for each in told.alternatives), told.alternatives)
 
 
+@pytest.mark.counterpart
 def test_the_law_of_explanations_finds_out() -> None:
     with pytest.raises(Broken, match="law 3"), counter_test():
         law_of_explanations(term_by_term, 20 * EXAMPLES)
@@ -479,6 +482,7 @@ def test_a_pattern_as_text_is_the_same_pattern() -> None:
     law_of_text(json.dumps, EXAMPLES)
 
 
+@pytest.mark.counterpart
 def test_the_law_of_text_finds_out() -> None:
     with pytest.raises(Broken, match="law 4"), counter_test():
         law_of_text(lambda pattern: json.dumps(pattern).replace('"x"', '"y"'), EXAMPLES)

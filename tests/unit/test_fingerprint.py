@@ -124,12 +124,14 @@ def message_alone(fault: Fault | None, reason: Any) -> str:
 
 
 @pytest.mark.parametrize("broken", [unmasked, lines_and_all])
+@pytest.mark.counterpart
 def test_the_first_law_finds_out(broken: Any) -> None:
     with pytest.raises(Broken), counter_test():
         law_same(broken)
 
 
 @pytest.mark.parametrize("broken", [typeless, message_alone])
+@pytest.mark.counterpart
 def test_the_second_law_finds_out(broken: Any) -> None:
     with pytest.raises(Broken), counter_test():
         law_other(broken)

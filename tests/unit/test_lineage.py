@@ -225,6 +225,7 @@ def patient(shards: Mapping[str, Shard], known: Knowledge, running: Collection[s
     ],
     ids=lambda value: getattr(getattr(value, "plan", None), "__name__", None),
 )
+@pytest.mark.counterpart
 def test_law_14_finds_out(rules: Rules, breach: str) -> None:
     with pytest.raises(Broken, match=breach), counter_test():
         check(rules, 3000)

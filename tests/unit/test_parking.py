@@ -134,6 +134,7 @@ def shuffled(batch: Batch, failures: Sequence[Failure], settings: MappingSetting
         (law_a_key_that_is_held_never_waits_and_the_limit_holds, lambda *_: False),
     ],
 )
+@pytest.mark.counterpart
 def test_a_broken_one_is_found_out(law: Callable[[Any], None], broken: Any) -> None:
     with pytest.raises(Broken), counter_test():
         law(broken)

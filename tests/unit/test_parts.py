@@ -153,6 +153,7 @@ def halving(batch: Batch, fault: Fault, how: Bisect) -> list[Sequence[Record]]:
     ],
     ids=lambda part: part.__name__,
 )
+@pytest.mark.counterpart
 def test_the_law_finds_out(law: Callable[[Divide], None], divide: Divide) -> None:
     with pytest.raises(Broken), counter_test():
         law(divide)

@@ -176,6 +176,7 @@ class Losing(Permits):
 
 
 @pytest.mark.parametrize("broken", [Unlimited, Unfair, Pushing, Losing])
+@pytest.mark.counterpart
 def test_the_law_of_permits_finds_out(broken: type[Permits]) -> None:
     with pytest.raises(Broken), counter_test():
         law_of_permits(broken)

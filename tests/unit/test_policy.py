@@ -587,6 +587,7 @@ class Unscreened(Redeliver):
     ],
     ids=lambda part: part.__name__,
 )
+@pytest.mark.counterpart
 def test_the_law_finds_out(law: Law, policy: type) -> None:
     with pytest.raises(Broken), counter_test():
         law(policy)

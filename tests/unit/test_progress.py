@@ -314,6 +314,7 @@ BROKEN: list[Any] = [
 
 
 @pytest.mark.parametrize(("broken", "law"), BROKEN, ids=lambda part: getattr(part, "__name__", ""))
+@pytest.mark.counterpart
 def test_the_laws_of_progress_find_out(broken: type[Tracker], law: str) -> None:
     with pytest.raises(Broken, match=law), counter_test():
         law_of_progress(broken, 10_000)  # the first that breaks it ends the search; some are rare

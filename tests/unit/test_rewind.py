@@ -153,6 +153,7 @@ def children_first(
     ],
     ids=["keeps_attempts", "forgets_what_ended", "leaves_unbegun", "children_first"],
 )
+@pytest.mark.counterpart
 def test_the_laws_find_out(rule: Changes, breach: str) -> None:
     with pytest.raises(Broken, match=breach), counter_test():
         check(rule, 3000)

@@ -249,6 +249,7 @@ def stubborn(view: View, dice: float) -> Shares:
         (stubborn, "ends with"),
     ],
 )
+@pytest.mark.counterpart
 def test_a_broken_rule_is_found_out(rule: Rule, breach: str) -> None:
     with pytest.raises(Broken, match=breach), counter_test():
         check(rule, 3000)

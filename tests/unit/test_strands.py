@@ -322,6 +322,7 @@ class Reversing(Strands):
 @pytest.mark.parametrize(
     "make", [Scattering, Eager, Wandering, Evicting, Piling, Leaking, Keeping, Overtaking, Reversing], ids=lambda make: make.__name__
 )
+@pytest.mark.counterpart
 def test_law_9_finds_out(make: Make) -> None:
     with pytest.raises((Broken, KeyError)) as caught, counter_test():
         law_9(make, 500)

@@ -230,6 +230,7 @@ def wary(last: Reckoning | None, wall: float, steady: float) -> Reckoning:
 
 
 @pytest.mark.parametrize("broken", [impatient, wary])
+@pytest.mark.counterpart
 def test_a_broken_reckoning_is_rejected(broken: Callable[[Reckoning | None, float, float], Reckoning]) -> None:
     with pytest.raises(AssertionError):
         laws_of_reckoning([(600.0, 600.0)] * 60, broken)
