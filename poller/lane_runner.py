@@ -58,6 +58,8 @@ class LaneRunner:
         self._ordered = lane.strands.assign == "hash"
         self._wake: asyncio.Future[None] | None = None
         """Done when the reader, which waits for it, is to look again whether there is room."""
+        self._sated = False
+        """The reader waits for a strand to want more, and for nothing else."""
         self._leave = Leave()
         self._group: asyncio.TaskGroup
         self._runners: dict[int, StrandRunner] = {}
@@ -165,7 +167,7 @@ class LaneRunner:
 
     def _demand(self) -> int:
         """How many records to ask for: what can be run soon, and no more (receive counts must not grow for want of a slot)."""
-        strands, size = self._strands, self._batching.size
+        strands, size, self._sated = self._strands, self._batching.size, False
         if self._circuit.open:
             return max(0, size - strands.held) if self._circuit.hungry else 0
         room = strands.capacity - strands.held
@@ -174,6 +176,7 @@ class LaneRunner:
         if self._ordered:
             # One batch ahead for every strand; a strand that waits (retries) must not keep the others from reading.
             hungry = any(len(strand.records) < size and not strand.resumed for strand in strands)
+            self._sated = not hungry
             return min(room, max(FETCH_RECORDS, size)) if hungry else 0
         slots = min(self._permits.free, sum(strand.flight is None for strand in strands))
         # Besides, one batch may wait for a permit, and goes on filling meanwhile: else a busy function gets small batches.
@@ -318,8 +321,8 @@ class LaneRunner:
         if not self._ordered or self._batching.window or self._strands.can_cut(strand, self._batching, self._loop.time()):
             self._start()
 
-    def _cut(self) -> None:
-        if self._wake is not None:
+    def _cut(self, strand: Strand) -> None:
+        if self._wake is not None and not (self._sated and len(strand.records) >= self._batching.size):
             self._look_again()
         if not self._ordered:
             self._start()  # the open batch may have more for the next free strand
@@ -327,7 +330,7 @@ class LaneRunner:
     def _done(self) -> None:
         if self._strands.empty:
             self.signs.held_since = None
-        if self._wake is not None:
+        if self._wake is not None and not self._sated:
             self._look_again()
 
     def _look_again(self) -> None:

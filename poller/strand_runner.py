@@ -58,7 +58,7 @@ class StrandRunner:
     def __repr__(self) -> str:
         return f"<StrandRunner {self._lane.name}/{self.strand.number} [{self.waits.phase if self.waits.task else 'idle'}, {self.strand!r}]>"
 
-    async def run(self, cut: Callable[[], None], done: Callable[[], None], ended: Callable[[Strand], None]) -> None:
+    async def run(self, cut: Callable[[Strand], None], done: Callable[[], None], ended: Callable[[Strand], None]) -> None:
         """Until there is nothing to cut now, or the lane is left. `cut` and `done` are called after a batch was cut, and settled; `ended`
         when this is over, and may begin anew."""
         lane, strand, batching = self._lane, self.strand, self._work.settings.batching
@@ -82,7 +82,7 @@ class StrandRunner:
                         break
                     continue
                 counters.batches += 1
-                cut()
+                cut(strand)
                 batch, span = taken
                 retries = await (self._attempt(batch) if span is None else self._resume(batch, span))
                 if retries:
