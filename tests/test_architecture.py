@@ -6,6 +6,7 @@ Each rule is a function from a module to its breaches; each has a counter-exampl
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -134,7 +135,13 @@ class Module:
 
     @cached_property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text)
+        # A collection in the middle of it may log of a task that nobody asked for its error, and that traceback is parsed too: CPython 3.11
+        # takes what comes of it for an error of its own.
+        gc.disable()
+        try:
+            return ast.parse(self.text)
+        finally:
+            gc.enable()
 
     @property
     def package(self) -> str:
