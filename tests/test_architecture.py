@@ -6,7 +6,6 @@ Each rule is a function from a module to its breaches; each has a counter-exampl
 from __future__ import annotations
 
 import ast
-import gc
 import re
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
+
+from tests.syntax import parsed
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("poller", "connectors", "handlers")
@@ -135,13 +136,7 @@ class Module:
 
     @cached_property
     def tree(self) -> ast.Module:
-        # A collection in the middle of it may log of a task that nobody asked for its error, and that traceback is parsed too: CPython 3.11
-        # takes what comes of it for an error of its own.
-        gc.disable()
-        try:
-            return ast.parse(self.text)
-        finally:
-            gc.enable()
+        return parsed(self.text)
 
     @property
     def package(self) -> str:

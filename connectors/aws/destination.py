@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from connectors.aws import naming
 from connectors.aws.options import Address, SendOptions, checked
 from connectors.aws.refusals import Place
 from connectors.aws.rejections import Forbidden, TooLarge, rejection
@@ -149,8 +150,7 @@ class AwsKind:
 
         named = self._system.address(to)
         region = options.region or named.region or None
-        name = f"{self._system.traits.what} {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})"
-        place = Place(name, self._system.traits.action)
+        place = Place(naming.place(self._system.traits.what, named, options), self._system.traits.action)
         sender = await AwsSender.opened(place, checked(named, options), self._system.traits.service, region, options)
         return AwsDestination(self._system, sender, place, named, context)
 

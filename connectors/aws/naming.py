@@ -37,7 +37,16 @@ def identity(named: Where, asked: Asked) -> str:
     return " ".join(((asked.endpoint or "").rstrip("/"), region, named.account or credentials, named.name))
 
 
-def place(what: str, named: Where, asked: Asked) -> str:
+class Named(Protocol):
+    """What an option, or an address, names. `region`: None or "" where it does not tell."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def region(self) -> str | None: ...
+
+
+def place(what: str, named: Named, asked: Asked) -> str:
     """For messages; `what`: "Kinesis stream"."""
     return f"{what} {named.name} (region {asked.region or named.region or 'of the environment'}, {asked.endpoint or 'AWS'})"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from connectors.aws import naming
 from connectors.aws.destination import ANOTHER, AwsDestination, AwsKind, Call, SystemTraits
 from connectors.aws.options import Address, SendOptions, checked
 from connectors.aws.refusals import Place
@@ -115,8 +116,7 @@ class BucketKind:
         from connectors.s3.letters import BucketLetters
 
         address = self._system.address(to)
-        name = f"S3 bucket {address.name} (region {options.region or 'of the environment'}, {options.endpoint or 'AWS'})"
-        place = Place(name, f"{LISTING} and {READING}")
+        place = Place(naming.place("S3 bucket", address, options), f"{LISTING} and {READING}")
         sender = await AwsSender.opened(place, checked(address, options), "s3", options.region, options)
         bucket, _, prefix = address.name.partition("/")
         return BucketLetters(sender, bucket, prefix)

@@ -60,13 +60,12 @@ Connect: TypeAlias = Callable[[SqsOptions, int], Awaitable["SqsClient"]]
 
 async def connect_to_aws(options: SqsOptions, connections: int) -> SqsClient:
     """Raises NotConnected, SourceError."""
+    from connectors.aws import naming
     from connectors.sqs.aws import AwsClient
 
     named = where(options.queue)
-    region = options.region or named.region
-    place = f"SQS queue {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})"
-    client = AwsClient(place)
-    await client.connect(region, options.profile, options.endpoint, options.role_arn, connections)
+    client = AwsClient(naming.place("SQS queue", named, options))
+    await client.connect(options.region or named.region, options.profile, options.endpoint, options.role_arn, connections)
     return client
 
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
+from connectors.aws import naming
 from connectors.aws.destination import ANOTHER, QUARTER
 from connectors.aws.refusals import Place
 from connectors.aws.rejections import rejection
@@ -104,6 +105,5 @@ def _fitting(records: Sequence[KeptRecord]) -> int:
 async def open_returner(options: SqsOptions) -> QueueReturner:
     """Raises NotConnected."""
     named = where(options.queue)
-    region = options.region or named.region
-    place = Place(f"SQS queue {named.name} (region {region or 'of the environment'}, {options.endpoint or 'AWS'})", "sqs:SendMessage")
-    return QueueReturner(await AwsSender.opened(place, SECONDS, "sqs", region, options), place, named)
+    place = Place(naming.place("SQS queue", named, options), "sqs:SendMessage")
+    return QueueReturner(await AwsSender.opened(place, SECONDS, "sqs", options.region or named.region, options), place, named)

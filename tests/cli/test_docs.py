@@ -18,6 +18,7 @@ from poller.cli.template import CONFIG, FUNCTION
 from poller.config import load
 from poller.config.reference import render
 from poller.registry import CONNECTORS, DESTINATIONS, Registry
+from tests.syntax import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 README, FIDELITY, PROMISES, CHANGELOG = (ROOT / name for name in ("README.md", "FIDELITY.md", "PROMISES.md", "CHANGELOG.md"))
@@ -46,7 +47,7 @@ def prose(document: Path) -> str:
 
 @cache
 def tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+    return parsed(file.read_text())
 
 
 def missing(file: str, *names: str, row: str = "") -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import handlers
 from handlers import child
+from tests.syntax import parsed
 
 FOLDER = Path(handlers.__file__ or "").parent
 SOURCE = (FOLDER / "child.py").read_text()
@@ -27,7 +28,7 @@ json_values = st.recursive(
 
 def test_is_made_of_the_standard_library_alone() -> None:
     modules = set()
-    for node in ast.walk(ast.parse(SOURCE)):
+    for node in ast.walk(parsed(SOURCE)):
         if isinstance(node, ast.Import):
             modules |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -36,7 +37,7 @@ def test_is_made_of_the_standard_library_alone() -> None:
 
 
 def test_is_written_in_the_language_of_python_3_8() -> None:
-    ast.parse(SOURCE, feature_version=(3, 8))
+    parsed(SOURCE, (3, 8))
 
 
 def test_no_module_beside_it_is_called_like_a_standard_one() -> None:
