@@ -54,7 +54,8 @@ def test_one_is_killed_and_the_other_goes_on_and_the_failures_are_in_one_journal
     for file in ("one.toml", "two.toml"):
         site.write(
             site.function(concurrency=4),
-            site.mapping("clicks", STREAM, batch_size=5, maximum_retry_attempts=0, bisect_batch_on_function_error=False),
+            # One a batch: killed between the row and the save, the poison record is read again, and must not take others with it then.
+            site.mapping("clicks", STREAM, batch_size=1, maximum_retry_attempts=0),
             file=file,
             store="env:DATABASE",
         )
