@@ -1,7 +1,7 @@
 """What SQS costs a message: ours beside a bare aiobotocore loop with as many pollers, both against canned answers (sqs_server.py).
 
 A poller of the bare loop receives ten, builds the same event, calls the same function, and deletes the ten with one call. It does not
-extend what it holds, retry, or look at the answer's content type.
+extend what it holds, or retry. Ours signs its calls by hand, and asks botocore for the credentials alone.
 """
 
 from __future__ import annotations

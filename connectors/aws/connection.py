@@ -1,4 +1,4 @@
-"""A connection to one of AWS's streams: calls over aiobotocore, those that bring records over `JsonCaller`, with the same credentials.
+"""A connection to one of AWS's services: calls over aiobotocore, those that bring records over `JsonCaller`, with the same credentials.
 
 Imported only when a source opens: the vendor's library takes 300 ms to import. No exception of botocore leaves this module.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from aiobotocore.config import AioConfig
 from aiohttp import ClientError
@@ -156,3 +156,24 @@ class AwsConnection:
         """Tolerated twice."""
         await self._stack.aclose()
         self._client = None
+
+
+class Connecting(Protocol):
+    """A client that is not connected yet."""
+
+    async def connect(self, target: Target) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+C = TypeVar("C", bound=Connecting)
+
+
+async def connected(client: C, target: Target) -> C:
+    """The client; closed if this fails. Raises NotConnected, SourceError."""
+    try:
+        await client.connect(target)
+    except BaseException:
+        await client.aclose()
+        raise
+    return client

@@ -30,9 +30,8 @@ Connect: TypeAlias = Callable[[DynamoDBOptions], Awaitable["DynamoDBClient"]]
 
 async def connect_to_aws(options: DynamoDBOptions) -> DynamoDBClient:
     """Raises NotConnected, SourceError."""
-    from connectors.aws.connection import Target
+    from connectors.aws.connection import Target, connected
     from connectors.dynamodb_streams.aws import AwsDynamoDB
-    from connectors.sharded.iterators import connected
 
     region = options.region or where(options.table).region
     target = Target(region, options.profile, options.endpoint, options.role_arn, connections=100)

@@ -38,9 +38,8 @@ Connect: TypeAlias = Callable[[KinesisOptions], Awaitable["KinesisClient"]]
 
 async def connect_to_aws(options: KinesisOptions) -> KinesisClient:
     """Raises NotConnected, SourceError."""
-    from connectors.aws.connection import UNLIMITED, Target
+    from connectors.aws.connection import UNLIMITED, Target, connected
     from connectors.kinesis.aws import AwsKinesis
-    from connectors.sharded.iterators import connected
 
     region = options.region or where(options.stream).region
     # Subscriptions keep a connection each: with a limit, so many shards would leave none for other calls. A reader has one call under way.

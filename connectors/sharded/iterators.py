@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import floor
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from connectors.aws.connection import AwsConnection, Target
+from connectors.aws.connection import AwsConnection
 from connectors.aws.refusals import WrongCall
 from connectors.sharded.sequence import LATEST, Start
 from connectors.sharded.shards import REFUSED, Records, Refused, Shard
@@ -80,24 +80,3 @@ def shard(told: Mapping[str, Any]) -> Shard:
     parents = (told.get("ParentShardId"), told.get("AdjacentParentShardId"))
     last = told.get("SequenceNumberRange", {}).get("EndingSequenceNumber")
     return Shard(told["ShardId"], tuple(parent for parent in parents if parent is not None), last)
-
-
-class Connecting(Protocol):
-    """A client that is not connected yet."""
-
-    async def connect(self, target: Target) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-C = TypeVar("C", bound=Connecting)
-
-
-async def connected(client: C, target: Target) -> C:
-    """The client; closed if this fails. Raises NotConnected, SourceError."""
-    try:
-        await client.connect(target)
-    except BaseException:
-        await client.aclose()
-        raise
-    return client

@@ -61,12 +61,12 @@ Connect: TypeAlias = Callable[[SqsOptions, int], Awaitable["SqsClient"]]
 async def connect_to_aws(options: SqsOptions, connections: int) -> SqsClient:
     """Raises NotConnected, SourceError."""
     from connectors.aws import naming
+    from connectors.aws.connection import Target, connected
     from connectors.sqs.aws import AwsClient
 
     named = where(options.queue)
-    client = AwsClient(naming.place("SQS queue", named, options))
-    await client.connect(options.region or named.region, options.profile, options.endpoint, options.role_arn, connections)
-    return client
+    target = Target(options.region or named.region, options.profile, options.endpoint, options.role_arn, connections)
+    return await connected(AwsClient(naming.place("SQS queue", named, options)), target)
 
 
 class SqsConnector:

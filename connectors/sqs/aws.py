@@ -1,58 +1,118 @@
-"""The connector's client over aiobotocore. Imported only when a source opens: the vendor's library takes 300 ms to import.
+"""The connector's client. Imported only when a source opens: the vendor's library takes 300 ms to import.
 
-No exception of botocore leaves this module: `_mapped` is the one place where they become ours.
+Every call is signed by hand (connectors/aws/json.py), with botocore's credentials, region and endpoint: a message costs its share of a
+receive and of a delete, and botocore takes several times the CPU for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from aiobotocore.config import AioConfig
-from botocore import exceptions
+import orjson
 
-from connectors.aws.credentials import mapped, session_for
+from connectors.aws.connection import AwsConnection, Target
+from connectors.aws.json import ErrorAnswer, Service
+from connectors.aws.refusals import Place
 from connectors.sqs.client import Message, Refusal
 from poller.errors import NotConnected, SourceError
+
+SQS = Service("sqs", "sqs", "AmazonSQS", "1.0")
+
+ALLOWED = "sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueUrl and sqs:GetQueueAttributes"
 
 _THROTTLED = {"OverLimit", "RequestThrottled", "RequestThrottledException", "Throttling", "ThrottlingException", "KmsThrottled"}
 _MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NonExistentQueue"}
 _FORBIDDEN = {
-    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "InvalidSecurity",
-    "KmsAccessDenied", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException",
+    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId",
+    "InvalidSecurity", "InvalidSignatureException", "KmsAccessDenied", "MissingAuthenticationToken", "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
 }  # fmt: skip
-_IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress"}
+_IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress", "UnknownOperationException"}
+_PASSING = {"InternalError", "InternalFailure", "ServiceUnavailable"}
+"""Of a server that may do better in a moment; so is every status from 500."""
 
 
-def _refused(error: exceptions.ClientError, place: str) -> NotConnected | SourceError:
-    """What an answer of SQS (or of STS) with an error code means."""
-    details: Mapping[str, Any] = error.response.get("Error", {})
-    code, text = str(details.get("Code", "")), str(details.get("Message", ""))
-    # STS answers for the role, SQS for the queue; both end here.
-    if code in _THROTTLED:
-        return NotConnected(f"{place}: SQS asks for fewer requests ({code})", retry_after=1.0)
-    if code in _MISSING:
-        return NotConnected(f"{place}: there is no such queue; check its name, region and account, or create it", permanent=True)
-    if code in _FORBIDDEN:
-        return NotConnected(
-            f"{place}: {error.operation_name} was refused ({code}: {text}); check the credentials, and that they allow"
-            " sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueUrl and sqs:GetQueueAttributes",
-            permanent=True,
+class AwsClient:
+    """SQS, asked as one person."""
+
+    def __init__(
+        self, place: str, dice: Callable[[], float] = random.random, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """`place` names queue, region and endpoint for the person who reads of it."""
+        self._place = place
+        self._dice = dice
+        self._sleep = sleep
+        self._aws = AwsConnection(Place(place, ALLOWED), SQS)
+
+    def __repr__(self) -> str:
+        return f"<AwsClient {self._aws!r}>"
+
+    async def connect(self, target: Target) -> None:
+        """Read the credentials' settings; SQS itself is not asked yet. Raises NotConnected, SourceError."""
+        await self._aws.connect(target)
+
+    async def receive(self, queue: str, most: int, wait: int, visibility: int) -> Sequence[Message]:
+        answer = await self._ask(
+            "ReceiveMessage",
+            {
+                "QueueUrl": queue,
+                "MaxNumberOfMessages": most,
+                "WaitTimeSeconds": wait,
+                "VisibilityTimeout": visibility,
+                "MessageSystemAttributeNames": ["All"],
+                "MessageAttributeNames": ["All"],
+            },
         )
-    if code in _IMPOSSIBLE:
-        return SourceError(f"{place}: {error.operation_name} can never work ({code}: {text})")
-    return NotConnected(f"{place}: {error.operation_name} failed ({code}: {text})")
+        messages: Sequence[Message] = answer.get("Messages", ())
+        return messages
 
+    async def delete(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
+        return _refusals(entries, await self._ask("DeleteMessageBatch", {"QueueUrl": queue, "Entries": entries}))
 
-@contextmanager
-def _mapped(place: str) -> Iterator[None]:
-    """Foreign exceptions become ours. `place` names queue, region and endpoint for the person who reads the message."""
-    with mapped(place):
+    async def change_visibility(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
+        return _refusals(entries, await self._ask("ChangeMessageVisibilityBatch", {"QueueUrl": queue, "Entries": entries}))
+
+    async def queue_url(self, name: str, owner: str | None) -> str:
+        account = {} if owner is None else {"QueueOwnerAWSAccountId": owner}
+        return str((await self._ask("GetQueueUrl", {"QueueName": name, **account})).get("QueueUrl", ""))
+
+    async def attributes(self, queue: str) -> Mapping[str, str]:
+        found: Mapping[str, str] = (await self._ask("GetQueueAttributes", {"QueueUrl": queue, "AttributeNames": ["All"]})).get(
+            "Attributes", {}
+        )
+        return found
+
+    async def _ask(self, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer = await self._aws.call(operation, parameters)
+        if isinstance(answer, ErrorAnswer) and (answer.code in _PASSING or answer.code.startswith("HTTP 5")):
+            # Once: SQS has such a moment now and then. More is the engine's, or tenacity's, to do.
+            await self._sleep(0.1 + 0.4 * self._dice())
+            answer = await self._aws.call(operation, parameters)
+        if isinstance(answer, ErrorAnswer):
+            raise _refused(self._place, operation, answer)
         try:
-            yield
-        except exceptions.ClientError as error:
-            raise _refused(error, place) from error
+            told = _loads(answer)
+        except ValueError as error:
+            raise self._aws.malformed(operation, error) from error
+        if not isinstance(told, dict):
+            raise self._aws.malformed(operation, TypeError("no object"))
+        return told
+
+    async def aclose(self) -> None:
+        """Tolerated twice."""
+        await self._aws.aclose()
+
+
+def _loads(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # Half of a surrogate pair: SQS refuses such a body, its imitations may not, and a message must never stop a lane.
+        return json.loads(text)
 
 
 def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Sequence[Refusal]:
@@ -65,71 +125,16 @@ def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -
     return refused
 
 
-class AwsClient:
-    """SQS over aiobotocore."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-        self._stack = AsyncExitStack()
-        self._sqs: Any = None
-
-    def __repr__(self) -> str:
-        return f"<AwsClient {self._place} [{'closed' if self._sqs is None else 'open'}]>"
-
-    async def connect(self, region: str | None, profile: str | None, endpoint: str | None, role: str | None, connections: int) -> None:
-        """Read the credentials' settings; SQS itself is not asked yet."""
-        with _mapped(self._place):
-            session = await session_for(profile, role, region)
-            config = AioConfig(
-                max_pool_connections=connections,
-                connect_timeout=5,
-                read_timeout=30,  # above the longest long poll (20 s)
-                # One retry hides a kept connection that the server had closed; more is the engine's, or tenacity's, to do.
-                retries={"mode": "standard", "total_max_attempts": 2},
-            )
-            client = session.create_client("sqs", region_name=region, endpoint_url=endpoint, config=config)
-            self._sqs = await self._stack.enter_async_context(client)
-
-    async def receive(self, queue: str, most: int, wait: int, visibility: int) -> Sequence[Message]:
-        answer = await self._ask(
-            "receive_message",
-            QueueUrl=queue,
-            MaxNumberOfMessages=most,
-            WaitTimeSeconds=wait,
-            VisibilityTimeout=visibility,
-            MessageSystemAttributeNames=["All"],
-            MessageAttributeNames=["All"],
-        )
-        messages: Sequence[Message] = answer.get("Messages", ())
-        return messages
-
-    async def delete(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
-        return _refusals(entries, await self._ask("delete_message_batch", QueueUrl=queue, Entries=list(entries)))
-
-    async def change_visibility(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
-        return _refusals(entries, await self._ask("change_message_visibility_batch", QueueUrl=queue, Entries=list(entries)))
-
-    async def queue_url(self, name: str, owner: str | None) -> str:
-        account = {} if owner is None else {"QueueOwnerAWSAccountId": owner}
-        answer = await self._ask("get_queue_url", QueueName=name, **account)
-        return str(answer.get("QueueUrl", ""))
-
-    async def attributes(self, queue: str) -> Mapping[str, str]:
-        answer = await self._ask("get_queue_attributes", QueueUrl=queue, AttributeNames=["All"])
-        found: Mapping[str, str] = answer.get("Attributes", {})
-        return found
-
-    async def _ask(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        with _mapped(self._place):
-            answer: Mapping[str, Any] = await getattr(self._sqs, operation)(**parameters)
-        # botocore takes a proxy's page for an empty answer: a queue that is always empty, deletes that never fail.
-        kind = answer["ResponseMetadata"]["HTTPHeaders"].get("content-type", "")
-        if "json" not in kind:
-            raise NotConnected(
-                f"{self._place}: what answers is no SQS (it sent {kind or 'no content type'}); check `endpoint`, and proxies"
-            )
-        return answer
-
-    async def aclose(self) -> None:
-        await self._stack.aclose()
-        self._sqs = None
+def _refused(place: str, operation: str, answer: ErrorAnswer) -> NotConnected | SourceError:
+    """What an answer of SQS with an error code means."""
+    code, text = answer.code, answer.text
+    if code in _THROTTLED:
+        return NotConnected(f"{place}: SQS asks for fewer requests ({code})", retry_after=1.0)
+    if code in _MISSING:
+        return NotConnected(f"{place}: there is no such queue; check its name, region and account, or create it", permanent=True)
+    if code in _FORBIDDEN:
+        advice = f"check the credentials, that they allow {ALLOWED}, and this machine's clock"
+        return NotConnected(f"{place}: {operation} was refused ({code}: {text}); {advice}", permanent=True)
+    if code in _IMPOSSIBLE:
+        return SourceError(f"{place}: {operation} can never work ({code}: {text})")
+    return NotConnected(f"{place}: {operation} failed ({code}: {text})")

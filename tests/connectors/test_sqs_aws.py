@@ -1,4 +1,4 @@
-"""The client over aiobotocore, against a loopback server that answers as told: requests, foreign errors, an assumed role."""
+"""The connector's client, against a loopback server that answers as told: requests, foreign errors, an assumed role."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from botocore import exceptions
 
+from connectors.aws.credentials import mapped
 from connectors.sqs import SqsOptions, connect_to_aws
-from connectors.sqs.aws import AwsClient, _mapped
+from connectors.sqs.aws import AwsClient
 from connectors.sqs.entries import entries, hidden
 from poller.errors import NotConnected, SourceError
 from tests.servers.loopback import Answer, Request, loopback
@@ -73,6 +74,7 @@ async def test_what_is_asked() -> None:
         (403, "AccessDenied", NotConnected, True, "sqs:ChangeMessageVisibility"),
         (403, "InvalidClientTokenId", NotConnected, True, "credentials"),
         (403, "OverLimit", NotConnected, False, "fewer requests"),
+        (403, "SignatureDoesNotMatch", NotConnected, True, "clock"),
         (500, "InternalFailure", NotConnected, False, "InternalFailure"),
         (400, "UnsupportedOperation", SourceError, None, "never"),
     ],
@@ -100,11 +102,28 @@ async def test_no_server_is_not_connected() -> None:
 
 async def test_an_answer_that_is_no_sqs_is_not_connected() -> None:
     async with loopback(lambda _: (200, b"<html>a proxy</html>")) as server:
-        server.kind = b"text/html"
         client = await connected(server.url)
         for ask in (client.receive("http://q", 1, 0, 30), client.delete("http://q", entries(["h"]))):
-            with pytest.raises(NotConnected, match="no SQS"):
+            with pytest.raises(NotConnected, match="something else"):
                 await ask
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "moment", [(500, b'{"__type": "InternalFailure"}'), (503, b"busy"), (400, b'{"__type": "com.amazonaws.sqs#ServiceUnavailable"}')]
+)
+async def test_a_bad_moment_of_the_server_is_seen_by_nobody(moment: Answer) -> None:
+    answers = [moment, (200, b'{"Attributes": {"VisibilityTimeout": "30"}}')]
+    async with loopback(lambda _: answers.pop(0)) as server:
+        client = await connected(server.url)
+        assert await client.attributes("http://q") == {"VisibilityTimeout": "30"}
+        await client.aclose()
+
+
+async def test_half_of_a_surrogate_pair_is_received() -> None:
+    async with loopback(lambda _: (200, rb'{"Messages": [{"Body": "\ud83d"}]}')) as server:
+        client = await connected(server.url)
+        assert await client.receive("http://q", 1, 0, 30) == [{"Body": "\ud83d"}]
         await client.aclose()
 
 
@@ -140,14 +159,14 @@ async def test_no_credentials_no_profile_no_region(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_foreign_exceptions_become_ours(foreign: Exception, ours: type[Exception], permanent: bool | None) -> None:
-    with pytest.raises(ours) as raised, _mapped("SQS queue orders"):
+    with pytest.raises(ours) as raised, mapped("SQS queue orders"):
         raise foreign
     assert getattr(raised.value, "permanent", None) is permanent
     assert raised.value.__cause__ is foreign
 
 
 def test_a_bug_of_ours_stays_one() -> None:
-    with pytest.raises(KeyError), _mapped("SQS queue orders"):
+    with pytest.raises(KeyError), mapped("SQS queue orders"):
         raise KeyError("ours")
 
 
@@ -187,4 +206,4 @@ async def test_a_role_is_assumed_and_assumed_again_before_it_expires(monkeypatch
 
 async def test_repr_shows_the_state() -> None:
     client = AwsClient("SQS queue orders")
-    assert repr(client) == "<AwsClient SQS queue orders [closed]>"
+    assert repr(client) == "<AwsClient <AwsConnection SQS queue orders [closed]>>"
