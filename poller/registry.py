@@ -6,17 +6,15 @@ can be wrong with an installation is a `PluginError` with a sentence that says w
 
 from __future__ import annotations
 
-import base64
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from poller import API
+from poller.entry_points import EntryPoint, installed
 from poller.errors import PluginError
 from poller.settings import Connector, DestinationKind, HandlerKind, StoreKind
 
@@ -40,34 +38,6 @@ class Listing(NamedTuple):
     version: str
     api: int | None
     problem: str = ""
-
-
-class Distribution(Protocol):
-    """What is asked of `importlib.metadata.Distribution`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-
-
-class EntryPoint(Protocol):
-    """What is asked of `importlib.metadata.EntryPoint`. `value` is `module:attribute [extra]`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> str: ...
-    @property
-    def dist(self) -> Distribution | None: ...
-    def load(self) -> Any: ...
-
-
-def installed() -> Callable[[str], Iterable[EntryPoint]]:
-    """What gives the entry points of this environment, a group a call. All distributions are looked through once, at the first call."""
-    found = cache(importlib.metadata.entry_points)
-    # typeshed calls `name` and `value` plain attributes, and `dist` of a type of its own.
-    return lambda group: cast("Iterable[EntryPoint]", found().select(group=group))
 
 
 class Registry:
@@ -240,15 +210,18 @@ def _origin(name: str) -> Path | None:
 
 def _recorded() -> dict[Path, str]:
     """The `__init__.py` of our packages as installed; empty for an editable installation, which copies nothing."""
+    from importlib import metadata  # dear, and only the start of the daemon needs it
+
     try:
-        files = importlib.metadata.distribution(DISTRIBUTION).files or []
-    except importlib.metadata.PackageNotFoundError:
+        files = metadata.distribution(DISTRIBUTION).files or []
+    except metadata.PackageNotFoundError:
         return {}
     wanted = {f"{name}/__init__.py" for name in PACKAGES}
     return {Path(str(file.locate())): file.hash.value for file in files if str(file) in wanted and file.hash}
 
 
 def _sha256(file: Path) -> str:
+    import base64
     import hashlib  # loads OpenSSL, which only the start of the daemon needs
 
     return base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).rstrip(b"=").decode()

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from poller.protocols import Handler, Ledger, Policy, Source, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """Exponential with full jitter: the n-th wait is `dice * min(maximum, initial * 2 ** (n - 1))`."""
 
     initial: float = 1.0
@@ -74,13 +73,12 @@ class FailureSettings:
     bisect: Bisect = True
     reporting: bool = False
     maximum_receive_count: int | None = None
-    backoff: Backoff = Backoff()
+    backoff: Backoff = Backoff()  # noqa: RUF009 (it is frozen)
     backoff_set: bool = False
     errors: tuple[ErrorRule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerSettings:
+class BreakerSettings(msgspec.Struct, frozen=True):
     """The circuit breaker of a mapping (breaker.py). Seconds: `initial` until the first probe, then twice as long each time, up to
     `maximum`; what fails while it is open keeps its attempts for `patience`."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from poller.errors import SourceError
 
@@ -13,8 +14,7 @@ FALLBACK_VISIBILITY = 30
 """Seconds that a message is hidden when its queue hides it for none: at 0 it would come again while its function runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(msgspec.Struct, frozen=True):
     """A queue as an option names it: by name, URL or ARN. `url` only if it was a URL; `region` and `owner` if they could be read."""
 
     name: str
@@ -58,8 +58,7 @@ def identity(named: Where, region: str | None, profile: str | None, endpoint: st
     return " ".join((place.rstrip("/"), named.region or region or f"region of {credentials}", account or credentials, named.name))
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True):
     """What is known of a queue once it was asked. `visibility` in seconds; `redrive_count` None: no redrive policy."""
 
     url: str

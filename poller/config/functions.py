@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ _HANDLER = '"file.py:name" or "module.name"'
 _OWN = ("python", "inline")
 
 
-@dataclass(frozen=True, slots=True)
-class Functions:
+class Functions(msgspec.Struct, frozen=True):
     """Reads the functions of one file. `base`: where relative paths start; `search`: PATH, for the suggestion of an interpreter."""
 
     tables: Tables

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
+
+import msgspec
 
 from poller import units
 from poller.config.destinations import Destinations
@@ -45,8 +47,7 @@ class SourceConfig(NamedTuple):
     traits: Traits
 
 
-@dataclass(frozen=True, slots=True)
-class Mappings:
+class Mappings(msgspec.Struct, frozen=True):
     """Reads the mappings of one file. `functions` are those that could be read; `defaults` is what `[poller]` says."""
 
     tables: Tables

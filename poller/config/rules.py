@@ -6,8 +6,9 @@ Limits that protect hold always; AWS's own limits hold under `defaults = "aws"`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from poller import units
 from poller.config.problems import shown
@@ -30,8 +31,7 @@ class Breach(NamedTuple):
     meant: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """A mapping's table, as read and as written, the type of its source ("" when it could not be read), and the source's traits."""
 
     table: MappingTable

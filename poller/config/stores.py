@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from poller.config.problems import Problems, shown
 from poller.config.schema import DEFAULT_STORE, PollerTable
@@ -18,8 +19,7 @@ from poller.stores.opening import Places, kind_of
 from poller.stores.urls import masked, scheme
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
+class Stores(msgspec.Struct, frozen=True):
     """Reads the three keys of one file."""
 
     tables: Tables

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from poller.errors import ConfigError, StoreError
 from poller.registry import Registry
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Ledger")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """URLs as the configuration has them; "" for `leases` and `journal` is the store's place."""
 
     store: str

@@ -15,12 +15,13 @@ from poller.cli.meter import Meter
 from poller.cli.status import page
 from poller.cli.text import amount, lasting, shortened, table
 from poller.config import Config, load
+from poller.entry_points import EntryPoint
 from poller.errors import NotConnected
 from poller.metrics import MappingCounters
 from poller.model import Busy, Call, Fault, Response
 from poller.probe import probe
 from poller.protocols import Event, Handler, Policy, Source
-from poller.registry import CONNECTORS, EntryPoint, Registry
+from poller.registry import CONNECTORS, Registry
 from poller.settings import Context, Finding, FunctionLog, FunctionSettings, MappingSettings, Traits
 from poller.status import DaemonStatus, FunctionStatus, HeadSpan, JournalStatus, LaneStatus, MappingStatus, PauseStatus, Unready
 

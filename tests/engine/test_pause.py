@@ -12,6 +12,7 @@ import pytest
 
 from poller.admin.rewinding import Preview, Rewinding, Wish
 from poller.config import MappingConfig
+from poller.entry_points import EntryPoint
 from poller.errors import NotConnected, PollerError, StoreError, StoreUnavailable
 from poller.mapping import MappingRunner
 from poller.model import LaneKey, Lease
@@ -20,7 +21,7 @@ from poller.pause import KEPT_SECONDS, LOOK_SECONDS, Pause, Pauses, watch
 from poller.policy import Block
 from poller.progress import Progress
 from poller.protocols import Policy, Source
-from poller.registry import CONNECTORS, EntryPoint, Registry
+from poller.registry import CONNECTORS, Registry
 from poller.settings import Context, Finding, MappingSettings, Traits
 from poller.shards import beginning
 from poller.testing.fakes import FakeRecord, FakeStream

@@ -15,10 +15,11 @@ import pytest
 from connectors.local import QueueConnector, QueueOptions
 from poller.config import Config, load
 from poller.daemon import Daemon
+from poller.entry_points import EntryPoint, installed
 from poller.errors import ConfigError, NotConnected
 from poller.model import Shown
 from poller.protocols import Lane, Source
-from poller.registry import EntryPoint, Registry, installed
+from poller.registry import Registry
 from poller.settings import Context
 
 APP = """

@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from poller import API
+from poller.entry_points import Distribution
 from poller.errors import PluginError
-from poller.registry import CONNECTORS, DESTINATIONS, HANDLERS, STORES, Distribution, Listing, Registry, check_installation
+from poller.registry import CONNECTORS, DESTINATIONS, HANDLERS, STORES, Listing, Registry, check_installation
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
