@@ -23,12 +23,11 @@ from benchmarks.engine import inline, settings
 from benchmarks.kinesis_server import STREAM
 from benchmarks.mapping import running
 from benchmarks.usage import resident, settle_down, until
-from connectors.aws.connection import Target
+from connectors.aws.connection import Target, connected
 from connectors.kinesis import KinesisConnector
 from connectors.kinesis.aws import AwsKinesis
 from connectors.kinesis.client import KinesisRecord
 from connectors.kinesis.options import KinesisOptions, place
-from connectors.sharded.iterators import connected
 from connectors.sharded.shards import Records, Refused
 from poller.metrics import MappingCounters
 

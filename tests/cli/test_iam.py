@@ -288,7 +288,7 @@ def operations(package: str) -> set[str]:
         path.read_text() for name in {package, SHARED.get(package, package)} for path in (ROOT / "connectors" / name).glob("*.py")
     )
     snake = {"".join(part.title() for part in name.split("_")) for name in re.findall(r'\b_?ask\(\s*"([a-z_]+)"', text)}
-    spelt = set(re.findall(r'\b(?:call|read|pages|received)\(\s*"([A-Z][A-Za-z]+)"', text))
+    spelt = set(re.findall(r'\b(?:_ask|call|read|pages|received)\(\s*"([A-Z][A-Za-z]+)"', text))
     inside = {IN_A_TRANSACTION[name] for name in re.findall(r'"(Put|Delete|Update|ConditionCheck)": \{"TableName"', text)}
     return {name.removesuffix("Batch") for name in snake | spelt} - {"TransactWriteItems"} | inside
 

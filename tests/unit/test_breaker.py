@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,7 +206,7 @@ def test_records_without_a_key_are_told_apart_by_their_names() -> None:
 
 def test_attempts_are_spared_for_its_patience() -> None:
     state = Open(100.0, "x", 105.0)
-    settings = replace(SETTINGS, patience=60.0)
+    settings = BreakerSettings(SETTINGS.initial, SETTINGS.maximum, patience=60.0)
     assert [spares(state, now, settings) for now in (100.0, 159.0, 160.0)] == [True, True, False]
     assert not spares(Closed((of(0),)), 100.0, settings)
     assert breaker.pause(1_000, SETTINGS) == SETTINGS.maximum
