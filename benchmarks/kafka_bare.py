@@ -37,7 +37,7 @@ class Bare:
 
     def __init__(self, server: Served, topic: str, size: int) -> None:
         self.done = 0
-        self.format = KafkaFormat(server.bootstrap)
+        self.bootstrap = server.bootstrap
         self.size = size
         self.consumer = AIOKafkaConsumer(
             topic,
@@ -54,7 +54,7 @@ class Bare:
         while True:
             found = await self.consumer.getmany(timeout_ms=200, max_records=self.size)
             for partition, records in found.items():
-                handled = handle(self.format.event(records))
+                handled = handle(KafkaFormat(self.bootstrap, *partition).event(records))
                 if handled is not None:
                     await handled
                 self.done += len(records)
@@ -121,7 +121,7 @@ async def tasks(size: int = 500) -> Reading:
     async def drain(key: bytes, messages: deque[Any]) -> None:
         nonlocal handled
         while messages:
-            await function.waiting(loop.format.event((messages[0],)).mapping(), None)
+            await function.waiting(shape.event((messages[0],)).mapping(), None)
             messages.popleft()
             handled += 1
         del waiting[key]
@@ -137,5 +137,6 @@ async def tasks(size: int = 500) -> Reading:
             else:
                 messages.append(message)
 
-    async with _reading(SINGLE, size, handle) as loop:
+    shape = KafkaFormat(served().bootstrap, SINGLE, 0)
+    async with _reading(SINGLE, size, handle):
         return await lasted(lambda: handled, MESSAGES)

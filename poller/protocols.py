@@ -90,6 +90,14 @@ class Format(Protocol):
         idempotency windows only."""
 
 
+@runtime_checkable
+class DataFormat(Format, Protocol):
+    """Of records with data that producers write as they like. Filters look at nothing else, nearly always."""
+
+    def data(self, records: Sequence[Record]) -> Sequence[bytes | str | None]:
+        """What `documents` has under `Filterable.data`, as it was written: not yet `filtering.readable`."""
+
+
 class Policy(Protocol):
     """What a source does about failure. Pure: the same arguments give the same actions. Laws: policy.py."""
 
@@ -180,8 +188,6 @@ class Source(Protocol):
 
     @property
     def policy(self) -> Policy: ...
-    @property
-    def format(self) -> Format: ...
     @property
     def identity(self) -> str:
         """What makes it the same source tomorrow: an ARN, cluster id + topic + group, a local path + name."""

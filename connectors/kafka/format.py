@@ -1,11 +1,11 @@
-"""How Kafka's records look: columns for the engine, the event for the function. Pure; a record is the client's own `ConsumerRecord`.
+"""How Kafka's records look: columns for the engine, the event for the function. Pure; a record is what the client decodes from a batch.
 
 The event is that of a self-managed Apache Kafka mapping (AWS Lambda guide, "Using Lambda with self-managed Apache Kafka"): the records of
 one partition under `topic-partition`; key and value in base64; headers as lists of signed bytes; no `key` where the record has none. A
 tombstone's `value` is null, and so is that of a header without one: the guide does not say, and a handler can look at that either way.
 
-A slice of records is of one partition, always: lanes are partitions. What runs for every record is one comprehension, with what does
-not change bound before it (engine budget: some 0.3 µs a record for all of this but the base64).
+A format is of one partition: lanes are partitions, and a record does not know its own. What runs for every record is one comprehension,
+with what does not change bound before it (engine budget: some 0.3 µs a record for all of this but the base64).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import orjson
 
-from poller.filtering import all_readable, readable
+from poller.filtering import readable
 from poller.model import Document, Identifier
 from poller.quotas import MAXIMUM_EVENT_BYTES
 
@@ -44,27 +44,43 @@ _key = attrgetter("key")
 
 
 class Record(Protocol):
-    """The part of aiokafka's ConsumerRecord that is used here. Sizes are -1 where there is nothing."""
+    """What aiokafka's `DefaultRecord` and `ConsumerRecord` have in common."""
 
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int | None: ...
+    @property
+    def timestamp_type(self) -> int | None: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class Partition(NamedTuple):
+    """Whose records they are, and the servers of their cluster, with commas between them, as the event names them."""
+
+    bootstrap: str
     topic: str
-    partition: int
-    offset: int
-    timestamp: int | None
-    timestamp_type: int | None
-    key: bytes | None
-    value: bytes | None
-    serialized_key_size: int
-    serialized_value_size: int
-    headers: Sequence[tuple[str, bytes | None]]
+    number: int
+
+    @property
+    def name(self) -> str:
+        """`topic-partition`."""
+        return f"{self.topic}-{self.number}"
 
 
 class KafkaFacts:
     """Columns over records of one partition."""
 
-    __slots__ = ("_records",)
+    __slots__ = ("_of", "_records")
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], of: Partition) -> None:
         self._records = records
+        self._of = of
 
     def tokens(self) -> Sequence[int]:
         return list(map(_offset, self._records))
@@ -74,18 +90,15 @@ class KafkaFacts:
         return [inf if (timestamp := record.timestamp) is None or timestamp < 0 else timestamp / 1000 for record in self._records]
 
     def sizes(self) -> Sequence[int]:
-        records = self._records
-        if not records:
-            return []
-        fixed = _ENVELOPE + len(records[0].topic)
+        records, fixed, none = self._records, _ENVELOPE + len(self._of.topic), b""
         sizes = [
-            fixed + (record.serialized_key_size + record.serialized_value_size) * 4 // 3
+            fixed + (len(record.key or none) + len(record.value or none)) * 4 // 3
             if not record.headers
-            else fixed + (record.serialized_key_size + record.serialized_value_size) * 4 // 3 + _headers_size(record.headers)
+            else fixed + (len(record.key or none) + len(record.value or none)) * 4 // 3 + _headers_size(record.headers)
             for record in records
         ]
-        if max(sizes) > _EXACT_FROM:
-            sizes = [size if size <= _EXACT_FROM else _exact(record) for size, record in zip(sizes, records, strict=True)]
+        if max(sizes, default=0) > _EXACT_FROM:
+            sizes = [size if size <= _EXACT_FROM else _exact(record, self._of) for size, record in zip(sizes, records, strict=True)]
         return sizes
 
     def keys(self) -> Sequence[bytes | None]:
@@ -95,11 +108,11 @@ class KafkaFacts:
 class KafkaEvent:
     """`{"eventSource": "SelfManagedKafka", "bootstrapServers": ..., "records": {"topic-partition": [...]}}`."""
 
-    __slots__ = ("_bootstrap", "_records")
+    __slots__ = ("_of", "_records")
 
-    def __init__(self, records: Sequence[Record], bootstrap: str) -> None:
+    def __init__(self, records: Sequence[Record], of: Partition) -> None:
         self._records = records
-        self._bootstrap = bootstrap
+        self._of = of
 
     def json(self) -> bytes:
         return _encode(self._whole())
@@ -110,47 +123,45 @@ class KafkaEvent:
         return event
 
     def _whole(self) -> dict[str, Any]:
-        records = self._records
+        records, of = self._records, self._of
         return {
             "eventSource": "SelfManagedKafka",
-            "bootstrapServers": self._bootstrap,
-            "records": {_partition(records[0]): _elements(records)} if records else {},
+            "bootstrapServers": of.bootstrap,
+            "records": {of.name: _elements(records, of)} if records else {},
         }
 
     def identifiers(self) -> Sequence[Identifier]:
         """`{"partition": "<topic>-<partition>", "offset": ...}`, as sorted pairs."""
-        if not self._records:
-            return []
-        partition = ("partition", _partition(self._records[0]))
+        partition = ("partition", self._of.name)
         return [(("offset", offset), partition) for offset in map(_offset, self._records)]
 
     def parts(self) -> tuple[bytes, Sequence[bytes], bytes]:
-        partition = _partition(self._records[0])
-        empty = orjson.dumps({"eventSource": "SelfManagedKafka", "bootstrapServers": self._bootstrap, "records": {partition: []}})
-        tail = b"]}}"
-        return empty[: -len(tail)], [_encode(element) for element in _elements(self._records)], tail
+        of, tail = self._of, b"]}}"
+        empty = orjson.dumps({"eventSource": "SelfManagedKafka", "bootstrapServers": of.bootstrap, "records": {of.name: []}})
+        return empty[: -len(tail)], [_encode(element) for element in _elements(self._records, of)], tail
 
 
 class KafkaFormat:
-    """The format of the records of one cluster. `bootstrap`: its servers, with commas between them, as the event names them."""
+    """The format of the records of one partition; see `Partition`."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, bootstrap: str, topic: str, partition: int) -> None:
+        self._of = Partition(bootstrap, topic, partition)
 
     def __repr__(self) -> str:
-        return f"<KafkaFormat {self._bootstrap}>"
+        return f"<KafkaFormat {self._of.name} of {self._of.bootstrap}>"
 
     def facts(self, records: Sequence[Record]) -> KafkaFacts:
-        return KafkaFacts(records)
+        return KafkaFacts(records, self._of)
 
-    def documents(self, records: Sequence[Record], keys: Collection[str]) -> Iterable[Document]:
-        if set(keys) == {"value"}:  # nearly always
-            return [{"value": value} for value in all_readable([record.value for record in records])]
-        types = TIMESTAMP_TYPES
+    def data(self, records: Sequence[Record]) -> list[bytes | None]:
+        return [record.value for record in records]
+
+    def documents(self, records: Sequence[Record], keys: Collection[str]) -> Iterable[Document]:  # noqa: ARG002 (all are cheap)
+        types, of = TIMESTAMP_TYPES, self._of
         return [
             {
-                "topic": record.topic,
-                "partition": record.partition,
+                "topic": of.topic,
+                "partition": of.number,
                 "offset": record.offset,
                 "timestamp": record.timestamp,
                 "timestampType": types[record.timestamp_type],
@@ -160,18 +171,12 @@ class KafkaFormat:
         ]
 
     def event(self, records: Sequence[Record]) -> KafkaEvent:
-        return KafkaEvent(records, self._bootstrap)
+        return KafkaEvent(records, self._of)
 
     def names(self, records: Sequence[Record]) -> Sequence[str]:
         """`topic-partition@offset`."""
-        if not records:
-            return []
-        partition = _partition(records[0])
+        partition = self._of.name
         return [f"{partition}@{offset}" for offset in map(_offset, records)]
-
-
-def _partition(record: Record) -> str:
-    return f"{record.topic}-{record.partition}"
 
 
 class _Element(msgspec.Struct, gc=False):
@@ -187,8 +192,8 @@ class _Element(msgspec.Struct, gc=False):
     headers: list[dict[str, list[int] | None]]
 
 
-def _elements(records: Sequence[Record]) -> list[_Element]:
-    topic, partition, types, absent = records[0].topic, records[0].partition, TIMESTAMP_TYPES, msgspec.UNSET
+def _elements(records: Sequence[Record], of: Partition) -> list[_Element]:
+    (_, topic, partition), types, absent = of, TIMESTAMP_TYPES, msgspec.UNSET
     return [
         _Element(
             topic,
@@ -214,5 +219,5 @@ def _headers_size(headers: Sequence[tuple[str, bytes | None]]) -> int:
     return sum(_HEADER + 6 * len(name) + (0 if value is None else 5 * len(value)) for name, value in headers)
 
 
-def _exact(record: Record) -> int:
-    return len(_encode(_elements((record,))[0])) + 1  # and the comma
+def _exact(record: Record, of: Partition) -> int:
+    return len(_encode(_elements((record,), of)[0])) + 1  # and the comma

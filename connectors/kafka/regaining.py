@@ -48,8 +48,6 @@ class Message:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
-    serialized_key_size: int = -1
-    serialized_value_size: int = -1
 
 
 class TopicRegainer:
@@ -139,7 +137,7 @@ class TopicRegainer:
         mapping = self._context.mapping
         kept = entry(
             Failure(records, "RetryAttemptsExhausted", 1),
-            KafkaFormat(",".join(self._options.bootstrap_servers)),
+            KafkaFormat(",".join(self._options.bootstrap_servers), *place),
             mapping=mapping.id,
             source=source,
             lane=lane_name(place),

@@ -72,7 +72,6 @@ class KafkaSource:
         self, options: KafkaOptions, context: Context, policy: Block, cluster: str, reading: Reading, starts: Starts, join: Join
     ) -> None:
         self.identity = f"kafka:{cluster}/{','.join(sorted(options.names))}/{options.group_of(context.mapping.id)}"
-        self.format = KafkaFormat(",".join(options.bootstrap_servers))
         self.policy = policy
         self._options = options
         self._drain_limit = duration(options.drain_limit)
@@ -166,8 +165,9 @@ class KafkaSource:
         key = LaneKey(self._context.mapping.id, self.identity, lane_name(partition))
         lease = Lease(key, self._context.owner, secrets.randbits(48))
         reader = PartitionReader(self._reading, partition, self._elsewhere)
+        shape = KafkaFormat(",".join(self._options.bootstrap_servers), *partition)
         lane = self._lanes[partition] = KafkaLane(
-            self._context, lease, reader, self.format, progress, self._membership, self._commits, self._wake.set
+            self._context, lease, reader, shape, progress, self._membership, self._commits, self._wake.set
         )
         return lane
 

@@ -101,12 +101,11 @@ class KinesisFormat:
     def facts(self, records: Sequence[KinesisRecord]) -> KinesisFacts:
         return KinesisFacts(self, records)
 
-    def documents(self, records: Sequence[KinesisRecord], keys: Collection[str]) -> Iterable[Document]:
-        if set(keys) == {"data"}:  # nearly always
-            return [{"data": readable(a2b_base64(record.data))} for record in records]
-        return [
-            document(element, readable(a2b_base64(record.data))) for record, element in zip(records, self.elements(records), strict=True)
-        ]
+    def data(self, records: Sequence[KinesisRecord]) -> list[bytes]:
+        return [a2b_base64(record.data) for record in records]
+
+    def documents(self, records: Sequence[KinesisRecord], keys: Collection[str]) -> Iterable[Document]:  # noqa: ARG002
+        return [document(element, readable(data)) for data, element in zip(self.data(records), self.elements(records), strict=True)]
 
     def event(self, records: Sequence[KinesisRecord]) -> KinesisEvent:
         return KinesisEvent(self, records)

@@ -16,7 +16,7 @@ import orjson
 
 from connectors import fields
 from connectors.kinesis.event import Elements, document
-from poller.filtering import all_readable, readable
+from poller.filtering import readable
 from poller.model import Document, Identifier
 from poller.quotas import MAXIMUM_EVENT_BYTES
 
@@ -135,9 +135,10 @@ class MessageFormat:
     def facts(self, records: Sequence[Message]) -> _MessageFacts:
         return _MessageFacts(self, records)
 
-    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:
-        if set(keys) == {"body"}:  # nearly always
-            return [{"body": body} for body in all_readable([message.body for message in records])]
+    def data(self, records: Sequence[Message]) -> list[str]:
+        return [message.body for message in records]
+
+    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:  # noqa: ARG002
         return [{**element, "body": readable(element["body"])} for element in self.elements(records)]
 
     def event(self, records: Sequence[Message]) -> _Event:
@@ -222,9 +223,10 @@ class EntryFormat:
     def facts(self, records: Sequence[Entry]) -> _EntryFacts:
         return _EntryFacts(self, records)
 
-    def documents(self, records: Sequence[Entry], keys: Collection[str] = fields.RECORD.keys) -> Iterable[Document]:
-        if set(keys) == {"data"}:  # nearly always
-            return [{"data": data} for data in all_readable([entry.data for entry in records])]
+    def data(self, records: Sequence[Entry]) -> list[bytes]:
+        return [entry.data for entry in records]
+
+    def documents(self, records: Sequence[Entry], keys: Collection[str] = fields.RECORD.keys) -> Iterable[Document]:  # noqa: ARG002
         return [document(element, readable(entry.data)) for entry, element in zip(records, self.elements(records), strict=True)]
 
     def event(self, records: Sequence[Entry]) -> _Event:

@@ -15,7 +15,7 @@ import orjson
 
 from connectors import fields
 from connectors.sqs.client import Message
-from poller.filtering import all_readable, readable
+from poller.filtering import readable
 from poller.model import Document, Identifier
 
 _HEAD, _TAIL = b'{"Records":[', b"]}"
@@ -101,11 +101,12 @@ class SqsFormat:
     def facts(self, records: Sequence[Message]) -> SqsFacts:
         return SqsFacts(records, self._fixed)
 
-    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:
+    def data(self, records: Sequence[Message]) -> list[str]:
+        return [record["Body"] for record in records]
+
+    def documents(self, records: Sequence[Message], keys: Collection[str] = fields.MESSAGE.keys) -> Iterable[Document]:  # noqa: ARG002
         """The element of the event, with `body` parsed where it is JSON (AWS Lambda guide, "Using event filtering with an Amazon SQS
         event source")."""
-        if set(keys) == {"body"}:  # nearly always
-            return [{"body": body} for body in all_readable([record["Body"] for record in records])]
         return [{**element, "body": readable(element["body"])} for element in _elements(records, self._arn, self._region)]
 
     def event(self, records: Sequence[Message]) -> SqsEvent:

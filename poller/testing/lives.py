@@ -182,7 +182,7 @@ class WatchedSource:
 
     def __init__(self, source: Source, world: World, life: Life) -> None:
         self._source, self._world, self._life = source, world, life
-        self.policy, self.format, self.identity = source.policy, source.format, source.identity
+        self.policy, self.identity = source.policy, source.identity
 
     async def lanes(self) -> AsyncIterator[Lane]:
         async for lane in self._source.lanes():

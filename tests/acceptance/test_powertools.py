@@ -97,7 +97,7 @@ def test_the_fifo_processor_keeps_the_order_of_a_group(site: Site, queue: Callab
 
 # --- Kafka ------------------------------------------------------------------------------------------------------------------------------
 
-FORMAT: Format = KafkaFormat("b1:9092,b2:9092")
+FORMAT: Format = KafkaFormat("b1:9092,b2:9092", "orders", 3)
 
 
 def record(offset: int, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()) -> Any:

@@ -101,14 +101,11 @@ def test_changes_of_a_table() -> None:
 
 
 def kafka_record(offset: int, timestamp: int | None) -> Any:
-    return SimpleNamespace(
-        topic="orders", partition=3, offset=offset, timestamp=timestamp, timestamp_type=0, key=b"k", value=b"v", headers=(),
-        serialized_key_size=1, serialized_value_size=1,
-    )  # fmt: skip
+    return SimpleNamespace(offset=offset, timestamp=timestamp, timestamp_type=0, key=b"k", value=b"v", headers=())
 
 
 def test_records_of_a_partition() -> None:
-    made = kept([kafka_record(41, 1573691884835), kafka_record(57, -1)], KafkaFormat("one:9092,two:9092"), "orders-3")
+    made = kept([kafka_record(41, 1573691884835), kafka_record(57, -1)], KafkaFormat("one:9092,two:9092", "orders", 3), "orders-3")
     told = kafka.describe(made)
     expected = {
         "batchSize": 2,
@@ -128,7 +125,7 @@ def test_records_of_a_partition() -> None:
 
 
 def test_a_managed_cluster_is_named() -> None:
-    made = kept([kafka_record(41, 1573691884835)], KafkaFormat("one:9092"), "orders-3")
+    made = kept([kafka_record(41, 1573691884835)], KafkaFormat("one:9092", "orders", 3), "orders-3")
     arn = "arn:aws:kafka:eu-west-1:123456789012:cluster/orders/1"
     named = replace(made, head=made.head.replace(b'{"eventSource"', b'{"eventSourceArn":"%s","eventSource"' % arn.encode()))
     assert list(kafka.describe(named)["KafkaBatchInfo"].items())[:2] == [("batchSize", 1), ("eventSourceArn", arn)]

@@ -30,7 +30,7 @@ from poller.settings import FilterSettings
 from poller.testing.strategies import laws
 
 BOOTSTRAP = "b-2.demo:9092,b-1.demo:9092"
-FORMAT: Format = KafkaFormat(BOOTSTRAP)
+FORMAT: Format = KafkaFormat(BOOTSTRAP, "mytopic", 0)
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -132,7 +132,8 @@ def test_the_sample_events_come_out_again() -> None:
         (given,) = sample["records"]["mytopic-0"]
         headers = [(key, bytes(byte & 0xFF for byte in value)) for each in given["headers"] for key, value in each.items()]
         key, value = base64.b64decode(given["key"]), base64.b64decode(given["value"])
-        ours = KafkaFormat(sample["bootstrapServers"]).event([record(given["offset"], key, value, headers, given["timestamp"])]).mapping()
+        shape = KafkaFormat(sample["bootstrapServers"], "mytopic", 0)
+        ours = shape.event([record(given["offset"], key, value, headers, given["timestamp"])]).mapping()
         assert ours["records"] == sample["records"]
         assert ours["bootstrapServers"] == sample["bootstrapServers"]
         assert list(ours) == [each for each in sample if each != "eventSourceArn"]
@@ -230,11 +231,11 @@ def test_no_record_is_larger_than_its_bound(size: int | None) -> None:
     """Of everything the longest."""
     some = None if size is None else b"x" * size
     worst = record(2**63 - 1, some, some, [("\x00" * 50, b"\x80" * 200)], -(2**63), None)
-    worst.partition = 2**31 - 1
+    shape = KafkaFormat(BOOTSTRAP, "mytopic", 2**31 - 1)
     for headers in ((), worst.headers, (("", None),)):
         worst.headers = headers
-        _, (part,), _ = FORMAT.event([worst]).parts()
-        (bound,) = FORMAT.facts([worst]).sizes()
+        _, (part,), _ = shape.event([worst]).parts()
+        (bound,) = shape.facts([worst]).sizes()
         assert len(part) + 1 <= bound <= len(part) + 30
 
 

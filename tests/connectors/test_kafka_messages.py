@@ -39,7 +39,7 @@ def delivered(had: Had, **fields: Any) -> Delivery:
     ]
     failure = Failure(read, "RetryAttemptsExhausted", 3, Fault("error", "ValueError", TEXT, ("a frame of some length",) * 400))
     names = {"mapping": "orders", "source": "s", "lane": "mytopic-3", "function": "f", **fields}
-    return Delivery(1, "a" * 32, "", "failure", entry(failure, KafkaFormat("b1:9092"), now=1.0, **names))
+    return Delivery(1, "a" * 32, "", "failure", entry(failure, KafkaFormat("b1:9092", "mytopic", 3), now=1.0, **names))
 
 
 def are_as_they_were(had: Had, said: list[tuple[bytes | None, bytes | None, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from poller.errors import NotConnected
-from poller.protocols import Format, Lane, Policy, Source
+from poller.protocols import Lane, Policy, Source
 
 
 class Attended:
@@ -17,10 +17,6 @@ class Attended:
     @property
     def policy(self) -> Policy:
         return self._source.policy
-
-    @property
-    def format(self) -> Format:
-        return self._source.format
 
     @property
     def identity(self) -> str:

@@ -49,7 +49,7 @@ async def failed(client: KafkaClient, records: list[Message], partitions: int = 
     read = await client.read(topic, len(records))
     failure = Failure(read, "RetryAttemptsExhausted", 3, FAULT)
     names: dict[str, Any] = {"mapping": "orders", "source": "kafka:c/orders/g", "lane": f"{topic}-0", "function": "audit"}
-    kept = replace(entry(failure, KafkaFormat("b1:9092"), now=1573691886.021, **names), id=ID)
+    kept = replace(entry(failure, KafkaFormat("b1:9092", topic, 0), now=1573691886.021, **names), id=ID)
     return Delivery(1, ID, "", "failure", kept)
 
 

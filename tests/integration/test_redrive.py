@@ -391,7 +391,7 @@ async def dead_letters(kafka: Kafka, client: KafkaClient, topic: str, dead: str,
     """Four records failed: one in a topic as AWS has it, one raw, and two in a file, as AWS points to them."""
     read = await client.read(topic, 4)
     names: dict[str, Any] = {"mapping": "orders", "source": "s", "lane": f"{topic}-0", "function": "orders"}
-    fault, shape = Fault("error", "E", "no"), KafkaFormat(kafka.bootstrap)
+    fault, shape = Fault("error", "E", "no"), KafkaFormat(kafka.bootstrap, topic, 0)
     kept = [
         failed(Failure(some, "RetryAttemptsExhausted", 3, fault), shape, now=time.time(), **names)
         for some in (read[:1], read[1:2], read[2:])

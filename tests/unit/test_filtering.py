@@ -21,9 +21,9 @@ from connectors.kafka.format import KafkaFormat
 from connectors.kafka.options import FILTERABLE as TOPIC
 from connectors.local.format import Entry, EntryFormat, Message, MessageFormat
 from connectors.sqs.format import SqsFormat
-from poller.filtering import Filtering, all_readable, readable
+from poller.filtering import Filtering, readable
 from poller.filters import compile_pattern
-from poller.protocols import Format
+from poller.protocols import DataFormat, Format
 from poller.settings import Filterable, FilterSettings
 
 NO_TEXT = b"\xff\xfe"
@@ -56,8 +56,6 @@ class TopicRecord:
     """A record as the client gives it, of which filters see no more than this."""
 
     value: bytes | None
-    topic: str = "t"
-    partition: int = 0
     offset: int = 7
     timestamp: int = 1763686800000
     timestamp_type: int = 0
@@ -84,7 +82,7 @@ def stream_entry(data: bytes) -> Entry:
 SQS = Source("sqs", SqsFormat("arn:aws:sqs:r:1:q", "r"), MESSAGE, sqs_message, {"attributes": {"SenderId": ["AIDAEXAMPLE"]}})
 LOCAL_QUEUE = Source("local-queue", MessageFormat("q"), MESSAGE, local_message, {"eventSource": ["aws:sqs"]})
 LOCAL_STREAM = Source("local-stream", EntryFormat("s"), RECORD, stream_entry, {"partitionKey": ["k"]})
-KAFKA = Source("kafka", KafkaFormat("broker:9092"), TOPIC, TopicRecord, {"partition": [0]})
+KAFKA = Source("kafka", KafkaFormat("broker:9092", "t", 0), TOPIC, TopicRecord, {"partition": [0]})
 
 QUEUES = (SQS, LOCAL_QUEUE)
 DROPPING = (SQS, LOCAL_QUEUE, LOCAL_STREAM)
@@ -235,14 +233,15 @@ def test_a_documents_keys_are_those_that_may_be_named(source: Source) -> None:
     }
 
 
-@pytest.mark.parametrize("source", DROPPING, ids=repr)
-def test_only_the_data_is_made_where_only_the_data_is_read(source: Source) -> None:
-    assert list(source.format.documents([source.made(ORDER)], {source.over.data})) == [{source.over.data: {"kind": "order"}}]
+@pytest.mark.parametrize("source", ALL, ids=repr)
+def test_the_data_alone_is_what_was_written(source: Source) -> None:
+    assert isinstance(source.format, DataFormat)
+    (data,) = source.format.data([source.made(ORDER)])
+    assert data in (ORDER, ORDER.decode())
 
 
 def test_of_a_topic_filters_see_the_value_and_where_it_stands_but_neither_key_nor_headers() -> None:
     record = KAFKA.made(ORDER)
-    assert list(KAFKA.format.documents([record], {"value"})) == [{"value": {"kind": "order"}}]
     (document,) = KAFKA.format.documents([record], TOPIC.keys)
     assert set(document) == set(TOPIC.keys) == {"topic", "partition", "offset", "timestamp", "timestampType", "value"}
 
@@ -286,9 +285,29 @@ def test_law_whatever_the_data_is_it_is_read_without_an_error(data: bytes) -> No
     assert readable(text) == value
 
 
-@given(st.lists(st.none() | st.binary(max_size=9) | st.text(max_size=9) | (OBJECTS | st.lists(OBJECTS)).map(json.dumps)))
-def test_law_all_at_once_is_one_by_one(data: list[Any]) -> None:
-    assert all_readable(data) == list(map(readable, data))
+class Documents:
+    """A format of which filters do not know that they may look at the data alone."""
+
+    def __init__(self, format: Format) -> None:
+        self.facts, self.event, self.names, self.documents = format.facts, format.event, format.names, format.documents
+
+
+DATA = (
+    st.none()
+    | st.binary(max_size=9)
+    | st.sampled_from([b"order", b"1", b"null"])
+    | (OBJECTS | st.lists(OBJECTS)).map(json.dumps).map(str.encode)
+)
+
+
+@given(
+    st.lists(DATA),
+    st.lists(PATTERNS | st.sampled_from([["order"], [{"exists": False}], [{"anything-but": ["1"]}]]), min_size=1, max_size=3),
+)
+def test_law_of_the_data_alone_filters_say_what_they_say_of_whole_documents(datas: list[bytes | None], patterns: list[Any]) -> None:
+    records = [TopicRecord(data) for data in datas]
+    filtering = Filtering(FilterSettings(tuple(json.dumps({"value": pattern}) for pattern in patterns), TOPIC))
+    assert filtering.split(KAFKA.format, records) == filtering.split(Documents(KAFKA.format), records)
 
 
 def test_half_of_a_surrogate_pair_is_text() -> None:
