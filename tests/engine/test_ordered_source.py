@@ -189,6 +189,33 @@ async def test_who_asked_and_crashed_is_waited_for_no_longer_than_its_word_holds
     await first.stop()
 
 
+@virtually
+async def test_rows_that_someone_deletes_while_a_lane_is_on_its_way_lose_nothing_and_cost_what_runs_at_most() -> None:
+    """Who leaves cannot save any more, who asked does not wait for him, and both lanes have one owner again."""
+    script, stream = Script(lambda names: (8.0 if names[0].endswith("1") else 0.0, DONE)), Family("s0", "s1")
+    scene, store = scene_of(script, size=1)
+    first = Worker(scene, stream, "a")
+    await at(5)
+    for name in stream.shards:
+        stream.add(name, *(f"{name} {n}" for n in range(1, 6)))
+    await at(6)
+    second = Worker(scene, stream, "b")
+    await at(8)
+    assert [lane.leaving.done() for lane in first.source._lanes.values()].count(True) == 1, "asked for, and what runs is waited for"
+    store.leases._held.clear()
+    await at(12)
+    assert len(script.calls) == 4, "both are begun anew, by who finds them free, before what ran has ended"
+    await at(60)
+    assert (len(first.lanes), len(second.lanes)) == (1, 1)
+    for name in stream.shards:
+        stream.add(name, f"{name} 6")
+    await at(70)
+    times = {f"{name} {n}": script.names.count((f"{name} {n}",)) for name in stream.shards for n in range(1, 7)}
+    assert times == {each: 2 if each.endswith("1") else 1 for each in times}
+    await first.stop()
+    await second.stop()
+
+
 # --- when the store is away -------------------------------------------------------------------------------------------------------------
 
 
