@@ -73,7 +73,7 @@ def test_a_stream_killed_behind_the_put_runs_nothing_twice(site: Site) -> None:
     poller(site, "rewind", "orders", "--to", "TRIM_HORIZON", "--yes")
     with site.daemon(options=Options(owner=OWNER)) as daemon:
         daemon.until(lambda: site.bodies("ended") == {body: count + 1 for body, count in once.items()}, what="all is done once more")
-        assert remembered(site) == len(BODIES)
+        daemon.until(lambda: remembered(site) == len(BODIES), what="all is remembered")
         assert "orders was not paused" in poller(site, "resume", "orders", "--forget")
         assert remembered(site) == 0
         daemon.stop()
