@@ -76,7 +76,7 @@ def installed() -> Callable[[str], Iterable[EntryPoint]]:
 
 def _look() -> Callable[[str], Iterable[EntryPoint]]:
     finders = [finder for finder in sys.meta_path if finder is not PathFinder and hasattr(finder, "find_distributions")]
-    if finders or any(os.path.isfile(path) for path in sys.path):
+    if finders or any(os.path.isfile(path) or path.lower().endswith(".egg") for path in sys.path):
         from importlib import metadata
 
         theirs = metadata.entry_points()

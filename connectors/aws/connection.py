@@ -6,6 +6,8 @@ Imported only when a source opens: the vendor's library takes 300 ms to import. 
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -16,11 +18,12 @@ from aiobotocore.config import AioConfig
 from aiohttp import ClientError
 from botocore import exceptions, xform_name
 from botocore.eventstream import ParserError
+from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
 
 from connectors.aws.credentials import mapped, session_for
 from connectors.aws.json import ErrorAnswer, JsonCaller, Service, date
-from connectors.aws.refusals import Place, refusal
+from connectors.aws.refusals import THROTTLED, Place, refusal
 from connectors.aws.sigv4 import Credentials
 from connectors.sharded.shards import Heard, Refused
 from poller.errors import NotConnected
@@ -69,7 +72,8 @@ class AwsConnection:
             )
             made = session.create_client(self._service.name, region_name=target.region, endpoint_url=target.endpoint, config=config)
             client = await self._stack.enter_async_context(made)
-            authorities = session.get_config_variable("ca_bundle")
+            trusted = _trusted(session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"))
+            # Of botocore's two ways to find an endpoint the older; they differ in the isolated partitions (us-iso...) with FIPS alone.
             region, endpoint = client.meta.region_name, client.meta.endpoint_url
 
             async def signing() -> Credentials:
@@ -81,9 +85,7 @@ class AwsConnection:
                     frozen = await found.get_frozen_credentials()
                 return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-            self._json = JsonCaller(
-                self._place.name, self._service, endpoint, region, signing, self._clock, target.connections, authorities
-            )
+            self._json = JsonCaller(self._place.name, self._service, endpoint, region, signing, self._clock, target.connections, trusted)
             self._stack.push_async_callback(self._json.aclose)
             self._client = client
 
@@ -144,6 +146,8 @@ class AwsConnection:
                 if xform_name(error.operation_name) == operation:
                     raise
                 # Asked for credentials on the way, for those of a role, say.
+                if _passing(error):
+                    raise NotConnected(f"{place}: no credentials now: {error}") from error
                 raise NotConnected(f"{place}: no credentials: {error}; check `role_arn`, and who may assume it", permanent=True) from error
             except (ParserError, ResponseParserError) as error:
                 raise NotConnected(
@@ -156,6 +160,20 @@ class AwsConnection:
         """Tolerated twice."""
         await self._stack.aclose()
         self._client = None
+
+
+def _trusted(authorities: str | None) -> ssl.SSLContext:
+    """This file's certificates, as botocore; else the system's, and those that botocore brings for systems that have none."""
+    trusted = ssl.create_default_context(cafile=authorities)
+    if authorities is None:
+        trusted.load_verify_locations(get_cert_path(True))
+    return trusted
+
+
+def _passing(error: exceptions.ClientError) -> bool:
+    """Whether it may go better in a moment: the service is busy, or has a fault."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or error.response.get("Error", {}).get("Code") in THROTTLED
 
 
 class Connecting(Protocol):

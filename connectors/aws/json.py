@@ -26,6 +26,9 @@ from poller.errors import NotConnected
 _SKEWED = {
     "InvalidSignatureException", "RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
 }  # fmt: skip
+_SHOWN = 200
+"""Bytes of an answer that is none of the service's."""
+
 _SKEW_SECONDS = 60.0
 """A signature is good for five minutes; a clock that is further off than this is what was wrong with it."""
 
@@ -46,6 +49,7 @@ class ErrorAnswer:
 
     code: str
     text: str
+    status: int
 
 
 Signing: TypeAlias = Callable[[], Awaitable[Credentials]]
@@ -64,21 +68,21 @@ class JsonCaller:
         signing: Signing,
         clock: Callable[[], float],
         connections: int = 10,
-        authorities: str | None = None,
+        trusted: ssl.SSLContext | None = None,
     ) -> None:
-        """`place` is for messages; `clock` gives epoch seconds; `authorities`: a file of certificates to trust instead of the system's."""
+        """`place` is for messages; `clock` gives epoch seconds; `trusted`: whose certificates are, if not the system's."""
         self._place = place
         self._service = service
         self._url = endpoint.rstrip("/") + "/"
-        self._signer = Signer(urlsplit(endpoint).netloc, service.signing, region)
+        self._signer = Signer(*host_and_path(self._url), service.signing, region)
         self._signing = signing
         self._clock = clock
         self._skew = 0.0
         self._fixed = {"content-type": f"application/x-amz-json-{service.version}"}
-        trusted = True if authorities is None else ssl.create_default_context(cafile=authorities)
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, ssl=trusted),
-            timeout=aiohttp.ClientTimeout(total=30, connect=10, sock_connect=5),
+            connector=aiohttp.TCPConnector(limit=connections, ssl=trusted or True),
+            # As botocore's: nothing bounds the whole, for an answer of megabytes may be long on its way, and a long poll before it.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30),
         )
         # Looked for once: aiohttp's own way (trust_env) takes two hops to a thread for each call, half of what a call costs.
         self._proxy = proxy(self._url)
@@ -88,12 +92,13 @@ class JsonCaller:
 
     async def call(self, operation: str, parameters: Mapping[str, Any]) -> bytes | ErrorAnswer:
         """The answer's JSON text. Raises NotConnected."""
-        body = orjson.dumps(parameters)
+        body, skew = orjson.dumps(parameters), self._skew
         status, headers, answer = await self._post(operation, body)
         if status == 200:
             return answer
         error = _error(answer, status)
-        if error.code in _SKEWED and self._skewed(headers):
+        # Of several that were under way the first may have found it out already.
+        if error.code in _SKEWED and (self._skew != skew or self._skewed(headers)):
             status, headers, answer = await self._post(operation, body)
             return answer if status == 200 else _error(answer, status)
         return error
@@ -103,11 +108,11 @@ class JsonCaller:
             return await self._send(operation, body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             pass  # a kept connection that the server had closed: once more, on a new one
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             raise self._failed(operation, error) from error
         try:
             return await self._send(operation, body)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: closed meanwhile
             raise self._failed(operation, error) from error
 
     async def _send(self, operation: str, body: bytes) -> tuple[int, CIMultiDictProxy[str], bytes]:
@@ -137,6 +142,14 @@ class JsonCaller:
         await self._http.close()
 
 
+def host_and_path(url: str) -> tuple[str, str]:
+    """As they are sent."""
+    parts = urlsplit(url)
+    usual = parts.port is None or (parts.scheme, parts.port) in (("https", 443), ("http", 80))
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    return name if usual else f"{name}:{parts.port}", parts.path or "/"
+
+
 def proxy(url: str) -> str | None:
     """The one that the environment names for this URL, as botocore takes it."""
     parts = urlsplit(url)
@@ -157,5 +170,5 @@ def _error(answer: bytes, status: int) -> ErrorAnswer:
         told = orjson.loads(answer)
         code, text = told["__type"], told.get("message") or told.get("Message") or ""
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return ErrorAnswer(f"HTTP {status}", "")
-    return ErrorAnswer(str(code).rpartition("#")[2], str(text))
+        return ErrorAnswer(f"HTTP {status}", answer[:_SHOWN].decode(errors="replace"), status)  # a proxy's page, say
+    return ErrorAnswer(str(code).rpartition("#")[2].partition(":")[0], str(text), status)

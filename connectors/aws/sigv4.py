@@ -47,10 +47,11 @@ def presigned(
 
 
 class Signer:
-    """Signs POSTs to `https://host/` of one service in one region. What is the same for a day is computed once a day."""
+    """Signs POSTs to `path` at `host`, of one service in one region. What is the same for a day is computed once a day."""
 
-    def __init__(self, host: str, service: str, region: str) -> None:
+    def __init__(self, host: str, path: str, service: str, region: str) -> None:
         self._host = host
+        self._path = quote(path)  # once more than it is sent, for all services but S3
         self._place = f"{region}/{service}/aws4_request"
         self._day: tuple[str, str, bytes] | None = None
 
@@ -67,7 +68,7 @@ class Signer:
         listed = ";".join(names)
         lines = "\n".join(f"{name}:{signed[name]}" for name in names)
         scope = f"{moment[:8]}/{self._place}"
-        request = f"POST\n/\n\n{lines}\n\n{listed}\n{hashlib.sha256(body).hexdigest()}"
+        request = f"POST\n{self._path}\n\n{lines}\n\n{listed}\n{hashlib.sha256(body).hexdigest()}"
         signature = _signature(self._key(credentials.secret, scope), moment, scope, request)
         signed["authorization"] = f"AWS4-HMAC-SHA256 Credential={credentials.key}/{scope}, SignedHeaders={listed}, Signature={signature}"
         return signed

@@ -67,8 +67,9 @@ class AwsClient:
                 "MessageAttributeNames": ["All"],
             },
         )
-        messages: Sequence[Message] = answer.get("Messages", ())
-        return messages
+        messages: Sequence[Message] = answer.get("Messages") or ()
+        # Imitations of SQS write null for what is not there.
+        return [_present(message) if None in message.values() else message for message in messages]
 
     async def delete(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Refusal]:
         return _refusals(entries, await self._ask("DeleteMessageBatch", {"QueueUrl": queue, "Entries": entries}))
@@ -78,17 +79,16 @@ class AwsClient:
 
     async def queue_url(self, name: str, owner: str | None) -> str:
         account = {} if owner is None else {"QueueOwnerAWSAccountId": owner}
-        return str((await self._ask("GetQueueUrl", {"QueueName": name, **account})).get("QueueUrl", ""))
+        return str((await self._ask("GetQueueUrl", {"QueueName": name, **account})).get("QueueUrl") or "")
 
     async def attributes(self, queue: str) -> Mapping[str, str]:
-        found: Mapping[str, str] = (await self._ask("GetQueueAttributes", {"QueueUrl": queue, "AttributeNames": ["All"]})).get(
-            "Attributes", {}
-        )
+        answer = await self._ask("GetQueueAttributes", {"QueueUrl": queue, "AttributeNames": ["All"]})
+        found: Mapping[str, str] = answer.get("Attributes") or {}
         return found
 
     async def _ask(self, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         answer = await self._aws.call(operation, parameters)
-        if isinstance(answer, ErrorAnswer) and (answer.code in _PASSING or answer.code.startswith("HTTP 5")):
+        if isinstance(answer, ErrorAnswer) and (answer.status >= 500 or answer.code in _PASSING):
             # Once: SQS has such a moment now and then. More is the engine's, or tenacity's, to do.
             await self._sleep(0.1 + 0.4 * self._dice())
             answer = await self._aws.call(operation, parameters)
@@ -107,6 +107,10 @@ class AwsClient:
         await self._aws.aclose()
 
 
+def _present(message: Message) -> Message:
+    return {name: value for name, value in message.items() if value is not None}
+
+
 def _loads(text: bytes) -> Any:
     try:
         return orjson.loads(text)
@@ -117,9 +121,10 @@ def _loads(text: bytes) -> Any:
 
 def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Sequence[Refusal]:
     """Done is what SQS says is done: an entry that it does not name at all is refused too."""
-    refused: list[Refusal] = answer.get("Failed", [])
-    if len(answer.get("Successful", ())) + len(refused) < len(entries):
-        named = {each["Id"] for each in (*answer.get("Successful", ()), *refused)}
+    refused: Sequence[Refusal] = answer.get("Failed") or ()
+    done = answer.get("Successful") or ()
+    if len(done) + len(refused) < len(entries):
+        named = {each["Id"] for each in (*done, *refused)}
         silent = [entry["Id"] for entry in entries if entry["Id"] not in named]
         return [*refused, *({"Id": id_, "Code": "NotAnswered", "SenderFault": False} for id_ in silent)]
     return refused

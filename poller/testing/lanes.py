@@ -228,7 +228,7 @@ class FifoLaneContract(QueueLaneContract):
             await bench.put("a1", group="a")
             first = await _given(bench, lane, "a1")
             await bench.put("a2", group="a")
-            await _settle(lane, first, Release(first, 1.0))
+            await _settle(lane, first, Release(first, 3.0))
             await _only(bench, lane, "alone")
             records = await _fetch(lane, 1)
             assert bench.names(records) == ["a1"]

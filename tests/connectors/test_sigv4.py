@@ -24,7 +24,7 @@ def signature(headers: dict[str, str]) -> str:
 
 def test_aws_own_test_suite() -> None:
     """awslabs/aws-c-auth, tests/aws-signing-test-suite/v4: post-vanilla, header-signed-request.txt."""
-    signed = Signer("example.amazonaws.com", "service", "us-east-1").headers(SUITE, {}, b"", MOMENT)
+    signed = Signer("example.amazonaws.com", "/", "service", "us-east-1").headers(SUITE, {}, b"", MOMENT)
     assert signed == {
         "host": "example.amazonaws.com",
         "x-amz-date": "20150830T123600Z",
@@ -34,16 +34,22 @@ def test_aws_own_test_suite() -> None:
 
 
 @laws(60)
-@given(st.binary(max_size=200), st.integers(0, 2**31), st.none() | st.sampled_from(["a/session+token==", "t"]), st.sampled_from("ab"))
-def test_botocore_signs_the_same(body: bytes, moment: int, token: str | None, secret: str) -> None:
-    signer = Signer("kinesis.eu-west-1.amazonaws.com", "kinesis", "eu-west-1")
+@given(
+    st.binary(max_size=200),
+    st.integers(0, 2**31),
+    st.none() | st.sampled_from(["a/session+token==", "t"]),
+    st.sampled_from("ab"),
+    st.sampled_from(["/", "/p/q/", "/a%20b/"]),
+)
+def test_botocore_signs_the_same(body: bytes, moment: int, token: str | None, secret: str, path: str) -> None:
+    signer = Signer("kinesis.eu-west-1.amazonaws.com", path, "kinesis", "eu-west-1")
     fixed = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "Kinesis_20131202.GetRecords"}
     who = Credentials("KEY", secret, token)
     for other, day in ((who._replace(secret="another"), 0.0), (who, 86400.0)):
         signer.headers(other, fixed, b"before", moment + day)
     ours = signer.headers(who, fixed, body, float(moment))
     assert ours == signer.headers(who, fixed, body, float(moment))
-    request = AWSRequest("POST", "https://kinesis.eu-west-1.amazonaws.com/", headers=fixed, data=body)
+    request = AWSRequest("POST", f"https://kinesis.eu-west-1.amazonaws.com{path}", headers=fixed, data=body)
     theirs = SigV4Auth(BotoCredentials("KEY", secret, token), "kinesis", "eu-west-1")
     request.context["timestamp"] = ours["x-amz-date"]
     request.headers["X-Amz-Date"] = ours["x-amz-date"]
@@ -55,7 +61,7 @@ def test_botocore_signs_the_same(body: bytes, moment: int, token: str | None, se
 
 @pytest.mark.parametrize("part", ["key", "secret", "token"])
 def test_every_part_of_the_credentials_counts(part: str) -> None:
-    signer, one = Signer("h", "s", "r"), SUITE._replace(token="t")
+    signer, one = Signer("h", "/", "s", "r"), SUITE._replace(token="t")
     first = signer.headers(one, {}, b"", MOMENT)
     assert first == signer.headers(one, {}, b"", MOMENT)
     assert first["authorization"] != signer.headers(one._replace(**{part: "another"}), {}, b"", MOMENT)["authorization"]

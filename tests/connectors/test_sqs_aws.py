@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
 from botocore import exceptions
 
 from connectors.aws.credentials import mapped
+from connectors.aws.json import host_and_path
 from connectors.sqs import SqsOptions, connect_to_aws
 from connectors.sqs.aws import AwsClient
 from connectors.sqs.entries import entries, hidden
@@ -120,6 +123,87 @@ async def test_a_bad_moment_of_the_server_is_seen_by_nobody(moment: Answer) -> N
         await client.aclose()
 
 
+@pytest.mark.parametrize(
+    "moment", [(503, b'{"__type": "ServiceUnavailableException"}'), (500, b'{"__type": "a#InternalServerError:http://x"}')]
+)
+async def test_so_is_one_by_another_name(moment: Answer) -> None:
+    answers = [moment, (200, b'{"QueueUrl": "http://q"}')]
+    async with loopback(lambda _: answers.pop(0)) as server:
+        client = await connected(server.url)
+        assert await client.queue_url("q", None) == "http://q"
+        await client.aclose()
+
+
+async def test_what_is_not_there_may_be_null() -> None:
+    """As in the answers of imitations that are written in Go."""
+    message = b'{"MessageId": "1", "Body": "b", "MessageAttributes": null, "Attributes": {"SentTimestamp": "1"}}'
+    answers = {
+        "ReceiveMessage": [b'{"Messages": null}', b'{"Messages": [%s]}' % message],
+        "DeleteMessageBatch": [b'{"Successful": [{"Id": "0"}], "Failed": null}', b'{"Successful": null, "Failed": null}'],
+        "GetQueueUrl": [b'{"QueueUrl": null}'],
+        "GetQueueAttributes": [b'{"Attributes": null}'],
+    }
+
+    def answer(request: Request) -> Answer:
+        return 200, answers[request[0]["x-amz-target"].removeprefix("AmazonSQS.")].pop(0)
+
+    async with loopback(answer) as server:
+        client = await connected(server.url)
+        assert list(await client.receive("http://q", 1, 0, 30)) == []
+        (received,) = await client.receive("http://q", 1, 0, 30)
+        assert received == {"MessageId": "1", "Body": "b", "Attributes": {"SentTimestamp": "1"}}
+        assert list(await client.delete("http://q", entries(["h"]))) == []
+        assert [refusal["Id"] for refusal in await client.delete("http://q", entries(["h"]))] == ["0"]
+        assert await client.queue_url("q", None) == "" and await client.attributes("http://q") == {}
+        await client.aclose()
+
+
+async def test_a_clock_that_is_off_refuses_none_of_several_calls() -> None:
+    """The first answer shows it; the others were signed by then."""
+    theirs = datetime.now(UTC) + timedelta(hours=1)
+
+    def answer(request: Request) -> Answer:
+        signed = datetime.strptime(request[0]["x-amz-date"], "%Y%m%dT%H%M%S%z")
+        return (403, b'{"__type": "SignatureDoesNotMatch"}') if abs(theirs - signed) > timedelta(minutes=5) else (200, b"{}")
+
+    async with loopback(answer) as server:
+        server.date = format_datetime(theirs, usegmt=True)
+        client = await connected(server.url)
+        assert await asyncio.gather(*(client.receive("http://q", 1, 0, 30) for _ in range(4))) == [[]] * 4
+        assert len(server.requests) == 8
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://127.0.0.1:9324/", ("127.0.0.1:9324", "/")),
+        ("https://me:secret@sqs.eu-west-1.amazonaws.com:443/p/", ("sqs.eu-west-1.amazonaws.com", "/p/")),
+        ("http://[::1]:80/", ("[::1]", "/")),
+        ("https://h", ("h", "/")),
+    ],
+)
+def test_the_host_that_is_signed_is_the_one_that_is_sent(url: str, sent: tuple[str, str]) -> None:
+    assert host_and_path(url) == sent
+
+
+async def test_a_proxys_page_is_shown() -> None:
+    async with loopback(lambda _: (403, b"<html>who are you?" + b" " * 10_000)) as server:
+        client = await connected(server.url)
+        with pytest.raises(NotConnected, match=r"HTTP 403: <html>who are you\? {182}\)$"):
+            await client.queue_url("q", None)
+        await client.aclose()
+
+
+async def test_what_is_asked_of_a_closed_client_is_not_connected() -> None:
+    async with loopback(lambda _: (200, b"{}")) as server:
+        client = await connected(server.url)
+        await client._aws._json.aclose()
+        with pytest.raises(NotConnected, match="closed"):
+            await client.queue_url("q", None)
+        await client.aclose()
+
+
 async def test_half_of_a_surrogate_pair_is_received() -> None:
     async with loopback(lambda _: (200, rb'{"Messages": [{"Body": "\ud83d"}]}')) as server:
         client = await connected(server.url)
@@ -202,6 +286,23 @@ async def test_a_role_is_assumed_and_assumed_again_before_it_expires(monkeypatch
     assert set(used) <= {"ROLE1", "ROLE2"}
     assert used[-1] == "ROLE2"
     assert assumed == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "permanent"), [(400, "Throttling", False), (503, "ServiceUnavailable", False), (403, "AccessDenied", True)]
+)
+async def test_a_role_that_cannot_be_had_now_may_be_had_in_a_moment(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, permanent: bool
+) -> None:
+    text = f"<ErrorResponse><Error><Type>X</Type><Code>{code}</Code><Message>told</Message></Error></ErrorResponse>"
+    async with loopback(lambda _: (status, text.encode())) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        client = await connected(server.url, role_arn="arn:aws:iam::123456789012:role/poller")
+        with pytest.raises(NotConnected, match="told") as raised:
+            await client.attributes("http://q")
+        await client.aclose()
+    assert raised.value.permanent is permanent
 
 
 async def test_repr_shows_the_state() -> None:

@@ -110,7 +110,7 @@ async def test_readyz_names_the_lane_and_the_reason() -> None:
 async def test_livez_asks_nobody_and_a_page_that_hangs_or_breaks_says_so(caplog: pytest.LogCaptureFixture) -> None:
     daemon = Daemon()
     daemon.hang.clear()
-    async with serving(daemon, timeout=0.05) as server:
+    async with serving(daemon, timeout=1.0) as server:
         assert (await get(server, "/readyz"))[0] == 503
         assert (await get(server, "/livez"))[0] == 200
         daemon.hang.set()

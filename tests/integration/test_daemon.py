@@ -146,6 +146,8 @@ async def test_a_source_that_is_away_is_no_reason_not_to_start(configured: Calla
 
 async def test_nor_is_one_that_says_nothing(configured: Callable[..., Config]) -> None:
     async with running(configured(mapping("a"), mapping("b", "local-stream")), instead_of_queues(Away(3600.0)), opening=0.2) as daemon:
+        async with asyncio.timeout(30):
+            await daemon.running["b"].runner.tried.wait()  # the other one may take longer than it is waited for
         assert [str(reason) for reason in (await daemon.status()).reasons] == ["a: starting"]
 
 

@@ -280,11 +280,11 @@ async def test_a_broker_that_stands_still_past_the_session_is_gone_on_with(kafka
     session = 1.5
     async with KafkaClient(kafka_own.bootstrap) as client:
         topic = await client.create_topic(partitions=2)
-        await client.produce(topic, [*values(10), *values(10, 1)])
         script, mapping = Held(), Mapping(kafka_own.bootstrap, topic, size=5, session_timeout=f"{session}s")
         async with Worker(mapping, script, "a") as a, Worker(mapping, script, "b") as b:
             await a.steady(1)
             await b.steady(1)
+            await client.produce(topic, [*values(10), *values(10, 1)])
             await script.called(2)
             kafka_own.pause()
             paused = time.monotonic()

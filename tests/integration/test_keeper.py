@@ -84,6 +84,7 @@ async def test_a_reload_does_not_wait_for_ever_for_a_worker_that_does_not_answer
         await started.wait()
         with pytest.raises(PollerError, match="worker 1: it has not answered for 0 s"):
             await supervisor.reload()
+        supervisor.closing = 15.0  # a stop is waited for
         supervisor.stop()
         await task
 

@@ -29,7 +29,7 @@ from tests.servers.postgresql import PostgreSQL
 
 pytestmark = pytest.mark.servers
 
-SECONDS = 0.5
+SECONDS = 2.0
 """What a call may take here: long for a server on this host, short for a test."""
 
 
@@ -68,11 +68,11 @@ async def insisted(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 async def test_a_lease_runs_out_by_the_servers_clock_whatever_the_hosts_say(store: PostgresStore) -> None:
     slow, fast = time.time() - 86_400.0, time.time() + 86_400.0
-    lease = await claimed(store, KEY, "slow", slow, 0.4)
+    lease = await claimed(store, KEY, "slow", slow, 100.0)
     assert await store.leases.claim(KEY, "fast", fast, 10.0) is None
     assert await holding(store, KEY, fast) == replace(await holding(store, KEY, slow), owner="slow")
-    assert await store.leases.renew([lease], fast, 0.4) == [lease]
     began = time.monotonic()
+    assert await store.leases.renew([lease], fast, 0.4) == [lease]
     while await store.leases.claim(KEY, "fast", slow, 10.0) is None:
         await asyncio.sleep(0.02)
     assert time.monotonic() - began > 0.3
@@ -81,7 +81,7 @@ async def test_a_lease_runs_out_by_the_servers_clock_whatever_the_hosts_say(stor
 
 async def test_a_claim_on_a_failure_lasts_by_the_servers_clock_too(store: PostgresStore) -> None:
     await store.journal.append([make_entry("f1", "m1")])
-    assert await store.journal.mark(["f1"], "claimed", 1000.0, "slow", 1000.4) == ["f1"]
+    assert await store.journal.mark(["f1"], "claimed", 1000.0, "slow", 1003.0) == ["f1"]
     assert await store.journal.mark(["f1"], "claimed", 9e9, "fast", 9e9 + 10.0) == []
     while not await store.journal.mark(["f1"], "claimed", 5.0, "fast", 15.0):
         await asyncio.sleep(0.02)
@@ -195,7 +195,7 @@ async def test_a_server_that_hangs_is_unavailable_in_time_and_then_works_again(o
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"PostgreSQL 127\.0\.0\.1"):
             await ask()
-        assert time.monotonic() - began < SECONDS + 0.4
+        assert time.monotonic() - began < 2 * SECONDS
     postgresql_own.resume()
     await insisted(lambda: own.checkpoints.save(lease, at(3)))
     assert await own.checkpoints.load(KEY) == at(3)

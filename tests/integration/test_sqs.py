@@ -137,11 +137,11 @@ async def test_a_stale_receipt_handle_is_data(desk: Desk, caplog: pytest.LogCapt
 
 
 async def test_a_function_may_outlive_the_visibility_timeout(desk: Desk) -> None:
-    queue = await desk.create(VisibilityTimeout="1")
+    queue = await desk.create(VisibilityTimeout="3")
     await desk.send(queue, *(f"m{n}" for n in range(12)))
     _, lane = await desk.open(queue)
     records = await fetched(lane, 12)
-    for _ in range(4):  # the function runs
+    for _ in range(5):  # the function runs
         assert not (await lane.fetch(10)).records
     await settle(lane, records, Ack(records))
     assert await desk.counts(queue) == (0, 0)

@@ -109,6 +109,15 @@ def test_a_path_with_a_zip_is_left_to_the_library(tmp_path: Path, monkeypatch: p
     assert point.load() is json.loads
 
 
+def test_so_is_one_with_an_egg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    egg = tmp_path / "laid-1.0-py3.egg"
+    (egg / "EGG-INFO").mkdir(parents=True)
+    (egg / "EGG-INFO" / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: laid\nVersion: 1.0\n")
+    (egg / "EGG-INFO" / "entry_points.txt").write_text("[poller.connectors]\nlaid = json:loads\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(egg)])
+    assert "laid" in [point.name for point in installed()(CONNECTORS)]
+
+
 def test_a_finder_that_knows_distributions_of_its_own_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = distribution(tmp_path, "hidden", text="[poller.connectors]\nhidden = json:loads\n")
 
