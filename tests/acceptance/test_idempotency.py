@@ -80,7 +80,7 @@ def test_a_stream_killed_behind_the_put_runs_nothing_twice(site: Site) -> None:
 
 
 def test_a_queue_killed_before_the_delete_delivers_again_and_nothing_runs_twice(site: Site, queue: Callable[..., Queue]) -> None:
-    orders = queue(visibility=1)
+    orders = queue(visibility=3)
     site.write(site.function(concurrency=1), site.mapping("orders", orders.source, batch_size=SIZE, idempotency_window="1h"))
     orders.fill(BODIES)
     doomed(site, "acknowledged", 3)

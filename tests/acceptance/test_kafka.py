@@ -203,7 +203,7 @@ def test_a_batch_that_always_fails_keeps_its_count_over_ten_rebalances(site: Sit
     """Its attempts run on, while another daemon comes and goes that gets nothing of the one partition."""
     in_turn, turns = json.dumps({"do": "fail-in-turn"}), site.folder / "turns"
     turns.touch()
-    orders = topic(drain_limit="100ms")
+    orders = topic(drain_limit="100ms", session_timeout="20s")
     for file in ("one", "two"):
         member(site, orders, file, function={"environment": {"TURNS": str(turns)}}, **ALWAYS)
     orders.fill([*BEFORE, in_turn, *BESIDE, *AFTER])
@@ -229,7 +229,7 @@ def test_a_batch_that_always_fails_keeps_its_count_over_ten_rebalances(site: Sit
 
 def test_batches_that_always_fail_move_with_their_count(site: Site, topic: Callable[..., Topic], tell: Callable[[str], None]) -> None:
     """Of two partitions one moves at each of ten rebalances, whatever attempt its batch is at."""
-    orders, count = topic(2), 16
+    orders, count = topic(2), 22
     for file in ("one", "two"):
         member(site, orders, file, function={"environment": {"SLOW": "0.1"}}, **ALWAYS)
     fails = {(p, n): json.dumps({"do": "fail", "n": [p, n]}) for p in range(2) for n in range(count)}
@@ -324,13 +324,17 @@ def test_a_stop_while_no_broker_answers(site: Site, kafka_own: Kafka) -> None:
     """What runs is waited for, what cannot be committed is not waited for long, and the daemon ends as it always does."""
     with closing(Blocking(kafka_own.bootstrap)) as kafka:
         orders = Topic(kafka, kafka_own.bootstrap)
+        waits, gate = json.dumps({"do": "wait"}), site.folder / "gate"
         site.write(
-            site.function(environment={"SLOW": "1"}), site.mapping("orders", orders.source, batch_size=1, maximum_batching_window="0s")
+            site.function(environment={"GATE": str(gate)}),
+            site.mapping("orders", orders.source, batch_size=1, maximum_batching_window="0s"),
         )
-        orders.fill(["m0", "m1"])
+        orders.fill(["m0", waits])
         with site.daemon() as daemon:
-            daemon.until(lambda: orders.committed() == {0: 1} and site.bodies("begun")["m1"])
+            daemon.until(lambda: orders.committed() == {0: 1} and site.bodies("begun")[waits])
             kafka_own.kill()
-            daemon.stop()
-    assert site.bodies("ended") == {"m0": 1, "m1": 1}
+            daemon.terminate()
+            gate.touch()
+            assert daemon.wait() == 0, daemon.log
+    assert site.bodies("ended") == {"m0": 1, waits: 1}
     assert "Traceback" not in daemon.log

@@ -124,14 +124,17 @@ def space(request: pytest.FixtureRequest, site: Site) -> Iterator[Disk | Limit]:
 
 @pytest.mark.parametrize("long", [False, True], ids=["for a moment", "until leases run out"])
 def test_a_full_disk_holds_discards_back(site: Site, space: Disk | Limit, long: bool) -> None:
+    in_turn, turns = json.dumps({"do": "fail-in-turn"}), site.folder / "turns"
+    turns.touch()
     site.write(
-        site.function(concurrency=1, environment={"SLOW": "1"}),
+        site.function(concurrency=1, environment={"TURNS": str(turns)}),
         site.mapping("orders", {"type": "local-stream", "name": "orders"}, batch_size=1, maximum_retry_attempts=0),
     )
-    site.put("orders", "before", FAIL, "after")
+    site.put("orders", "before", in_turn, "after")
     with site.daemon() as daemon:
-        daemon.until(lambda: site.bodies("begun")[FAIL])
+        daemon.until(lambda: site.bodies("begun")[in_turn])
         space.fill(daemon)  # while it runs
+        turns.write_text("x" * 9)  # now it fails
         daemon.complaint("the store cannot be used", "poller.db")
         if long:
             daemon.complaint("orders: reconnecting")
@@ -142,14 +145,14 @@ def test_a_full_disk_holds_discards_back(site: Site, space: Disk | Limit, long: 
         daemon.stop()
     (row,) = site.journal()
     assert row.entry.reason == "RetryAttemptsExhausted"
-    assert site.bodies("begun")[FAIL] <= 2
+    assert site.bodies("begun")[in_turn] <= 2
     assert site.bodies("ended").keys() == {"before", "after"}
 
 
 @pytest.mark.servers
 def test_a_full_disk_holds_no_success_back(site: Site, sqs: Sqs, space: Disk | Limit) -> None:
     """A queue that needs no space of ours: what is done is deleted, what is given up waits, hidden, until it can be kept."""
-    orders = sqs.create(visibility=2)
+    orders = sqs.create(visibility=6)
     site.write(
         site.function(concurrency=1),  # started before the disk is full: a file size limit is inherited
         site.mapping("orders", sqs.source(orders), batch_size=1, maximum_concurrency=2, maximum_receive_count=1),

@@ -44,7 +44,7 @@ def order(n: int, do: str = "") -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("handler", ["handle", "handle_async", "handle_with_context_manager"])
 def test_a_batch_processor_reports_what_failed_and_only_that_comes_again(site: Site, queue: Callable[..., Queue], handler: str) -> None:
-    orders = queue(visibility=1)
+    orders = queue(visibility=3)
     site.write(
         site.function(code=FUNCTIONS, handler=f"powertools_sqs.{handler}", concurrency=2),
         site.mapping("orders", orders.source, function_response_types=REPORTING, maximum_receive_count=3),
@@ -71,7 +71,7 @@ def test_a_batch_processor_reports_what_failed_and_only_that_comes_again(site: S
 @pytest.mark.parametrize(("handler", "held_up"), [("handle_in_order", True), ("handle_group_by_group", False)])
 def test_the_fifo_processor_keeps_the_order_of_a_group(site: Site, queue: Callable[..., Queue], handler: str, held_up: bool) -> None:
     """It stops at the first failure (or at that of a group), and names what it did not come to: all of it comes again, in order."""
-    orders = queue(fifo=True, visibility=1)
+    orders = queue(fifo=True, visibility=3)
     site.write(
         site.function(code=FUNCTIONS, handler=f"powertools_sqs.{handler}", concurrency=1),
         site.mapping("orders", orders.source, function_response_types=REPORTING),

@@ -57,8 +57,8 @@ def test_a_busy_function_gets_full_batches_of_messages_received_once(site: Site,
 
 
 def test_a_function_may_outlive_the_visibility_timeout(site: Site, queue: Callable[..., Queue]) -> None:
-    orders = queue(visibility=2)
-    site.write(site.function(concurrency=4, timeout="10s", environment={"SLOW": "5"}), site.mapping("orders", orders.source))
+    orders = queue(visibility=3)
+    site.write(site.function(concurrency=4, timeout="20s", environment={"SLOW": "7"}), site.mapping("orders", orders.source))
     orders.fill(["m1", "m2"])
     with site.daemon() as daemon:
         daemon.until(lambda: site.handled("m1", "m2"))

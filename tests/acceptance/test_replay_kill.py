@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -101,6 +102,12 @@ async def resume(folder: Path) -> set[str]:
         await store.aclose()
 
 
+def written(folder: Path) -> list[str]:
+    """The rows that its trail names by now."""
+    with closing(sqlite3.connect(folder / "poller.db")) as store:
+        return [row for (row,) in store.execute("SELECT failure FROM steps")]
+
+
 def test_a_killed_replay_goes_on_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(FUNCTION)
     (tmp_path / "poller.toml").write_text(CONFIG)
@@ -108,7 +115,7 @@ def test_a_killed_replay_goes_on_by_its_name(tmp_path: Path) -> None:
     handled = tmp_path / "handled"
     process = subprocess.Popen([str(POLLER), "replay", "--name", "killed", "--concurrency", "1"], cwd=tmp_path, env=environment())
     try:
-        until(lambda: handled.exists() and len(handled.read_text().split()) >= 5, PATIENCE, "five rows")
+        until(lambda: len(written(tmp_path)) >= 2, PATIENCE, "two rows are named")
     finally:
         process.kill()
         process.wait()
@@ -117,5 +124,5 @@ def test_a_killed_replay_goes_on_by_its_name(tmp_path: Path) -> None:
     assert {*counts} == {f"m{number}" for number in range(ROWS)}
     # What ran, or had run and was not written yet, when it was killed; nothing that the trail names.
     twice = {name for name, count in counts.items() if count > 1}
-    assert len(twice) <= 3 and not twice & {f"m{int(row, 16)}" for row in before}
+    assert len(twice) < ROWS / 2 and not twice & {f"m{int(row, 16)}" for row in before}
     assert len(before) >= 2
