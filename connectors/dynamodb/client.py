@@ -151,4 +151,4 @@ def _passing(answer: ErrorAnswer) -> bool:
     """Whether the same call may do better in a moment."""
     if answer.code == _CANCELLED:
         return _REFUSED not in answer.text and any(word in answer.text for word in ("TransactionConflict", "Throttl", "Exceeded"))
-    return answer.code in _BUSY or answer.code.startswith("HTTP 5")
+    return answer.code in _BUSY or answer.status >= 500

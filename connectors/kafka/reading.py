@@ -31,12 +31,12 @@ SILENT_SECONDS = 15.0
 """A healthy broker answers twice a second, records or none; after so long without, the lane says that it is cut off."""
 
 
-def _as_it_is(_: TopicPartition, record: Record) -> Record:
-    return record
-
-
 Elsewhere: TypeAlias = Callable[[TopicPartition, int], Awaitable[int]]
 """Asked where to go on when a partition has no such offset (any more). Raises LaneLost when the lane cannot go on."""
+
+
+def _as_it_is(_: TopicPartition, record: Record) -> Record:
+    return record
 
 
 class Reading:

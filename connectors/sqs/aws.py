@@ -17,6 +17,7 @@ import orjson
 from connectors.aws.connection import AwsConnection, Target
 from connectors.aws.json import ErrorAnswer, Service
 from connectors.aws.refusals import Place
+from connectors.aws.rejections import rejection
 from connectors.sqs.client import Message, Refusal
 from poller.errors import NotConnected, SourceError
 
@@ -24,13 +25,6 @@ SQS = Service("sqs", "sqs", "AmazonSQS", "1.0")
 
 ALLOWED = "sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueUrl and sqs:GetQueueAttributes"
 
-_THROTTLED = {"OverLimit", "RequestThrottled", "RequestThrottledException", "Throttling", "ThrottlingException", "KmsThrottled"}
-_MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NonExistentQueue"}
-_FORBIDDEN = {
-    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId",
-    "InvalidSecurity", "InvalidSignatureException", "KmsAccessDenied", "MissingAuthenticationToken", "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}  # fmt: skip
 _IMPOSSIBLE = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", "InvalidAddress", "UnknownOperationException"}
 _PASSING = {"InternalError", "InternalFailure", "ServiceUnavailable"}
 """Of a server that may do better in a moment; so is every status from 500."""
@@ -43,10 +37,10 @@ class AwsClient:
         self, place: str, dice: Callable[[], float] = random.random, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         """`place` names queue, region and endpoint for the person who reads of it."""
-        self._place = place
+        self._place = Place(place, ALLOWED)
         self._dice = dice
         self._sleep = sleep
-        self._aws = AwsConnection(Place(place, ALLOWED), SQS)
+        self._aws = AwsConnection(self._place, SQS)
 
     def __repr__(self) -> str:
         return f"<AwsClient {self._aws!r}>"
@@ -130,16 +124,8 @@ def _refusals(entries: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -
     return refused
 
 
-def _refused(place: str, operation: str, answer: ErrorAnswer) -> NotConnected | SourceError:
+def _refused(place: Place, operation: str, answer: ErrorAnswer) -> NotConnected | SourceError:
     """What an answer of SQS with an error code means."""
-    code, text = answer.code, answer.text
-    if code in _THROTTLED:
-        return NotConnected(f"{place}: SQS asks for fewer requests ({code})", retry_after=1.0)
-    if code in _MISSING:
-        return NotConnected(f"{place}: there is no such queue; check its name, region and account, or create it", permanent=True)
-    if code in _FORBIDDEN:
-        advice = f"check the credentials, that they allow {ALLOWED}, and this machine's clock"
-        return NotConnected(f"{place}: {operation} was refused ({code}: {text}); {advice}", permanent=True)
-    if code in _IMPOSSIBLE:
-        return SourceError(f"{place}: {operation} can never work ({code}: {text})")
-    return NotConnected(f"{place}: {operation} failed ({code}: {text})")
+    if answer.code in _IMPOSSIBLE:
+        return SourceError(f"{place.name}: {operation} can never work ({answer.code}: {answer.text})")
+    return rejection(place, operation, answer.code, answer.text, answer.status)

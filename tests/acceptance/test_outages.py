@@ -57,7 +57,7 @@ def test_sqs_may_be_away_and_a_queue_may_be_missing(site: Site) -> None:
         with elasticmq(folder, port) as sqs:
             sqs.send("orders", [f"o{n}" for n in range(40)])
             daemon.until(lambda: site.handled("o0"))
-            assert "orders: " not in daemon.complaint("late: reconnecting", "there is no such queue")
+            assert "orders: " not in daemon.complaint("late: reconnecting", "there is no such thing")
         # Gone in the middle of work. What was invoked ends; what SQS forgot is gone with it.
         with elasticmq(folder, port) as sqs:
             sqs.send("orders", ["again"])

@@ -243,7 +243,7 @@ async def test_closing_gives_back_at_once_what_is_not_settled(desk: Desk) -> Non
 
 
 async def test_a_missing_queue_says_what_to_do(desk: Desk) -> None:
-    with pytest.raises(NotConnected, match=r"nowhere.*us-east-1.*127\.0\.0\.1.*no such queue") as raised:
+    with pytest.raises(NotConnected, match=r"nowhere.*us-east-1.*127\.0\.0\.1.*no such thing") as raised:
         await desk.open("nowhere")
     assert raised.value.permanent
 
