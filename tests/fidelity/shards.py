@@ -59,6 +59,8 @@ CHANGE = Filterable(
 class ChangeFormat(EntryFormat):
     """The data of a record is the whole element of the event."""
 
+    data = None  # type: ignore[assignment]  # what filters look at is in the element, as with DynamoDB's own
+
     def documents(self, records: Sequence[Entry], keys: Collection[str] = ()) -> Iterable[Document]:
         return self.elements(records)
 
