@@ -80,7 +80,8 @@ class Format(Protocol):
         """What filters see, one a record, in order: of the record's top-level keys (`Filterable.keys`) those in `keys`, or more of them.
 
         Each is as in the event, but for `Filterable.data`, the key of what the producer wrote: that is `filtering.readable` of it, whatever
-        the event makes of it. Called for every record of a mapping with filters, and never for one without: build nothing else.
+        the event makes of it. Called for every record of a mapping with filters, unless they take the data alone (DataFormat), and never
+        for one without: build nothing else.
         """
 
     def event(self, records: Sequence[Record]) -> Event: ...

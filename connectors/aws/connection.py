@@ -1,4 +1,4 @@
-"""A connection to one of AWS's services: calls over aiobotocore, those that bring records over `JsonCaller`, with the same credentials.
+"""A connection to one of AWS's services: calls over aiobotocore, those made all the time over `JsonCaller`, as the same person.
 
 Imported only when a source opens: the vendor's library takes 300 ms to import. No exception of botocore leaves this module.
 """
