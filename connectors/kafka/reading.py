@@ -5,8 +5,7 @@
 Why so (measured with aiokafka 0.14): a task per partition inside getmany wakes all of them at each answer; a cancelled getmany leaks a
 future; a paused partition throws away what was prefetched. So getmany is only ever asked for what is there, and one task waits.
 
-Records are what aiokafka's decoder makes of a batch, as they are: to make a `ConsumerRecord` of each takes a fifth of all CPU that a record
-costs, and what it adds, topic and partition, the lane knows.
+What is buffered is taken from where getmany would take it, without its cost for each record (unpacking.py).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from aiokafka.consumer.fetcher import FetchResult
 
 from connectors.kafka.format import Record
 from connectors.kafka.refusals import refused
+from connectors.kafka.unpacking import Unpacked
 from poller.errors import NotConnected
 
 WAIT_SECONDS = 1.0
@@ -33,10 +33,6 @@ SILENT_SECONDS = 15.0
 
 Elsewhere: TypeAlias = Callable[[TopicPartition, int], Awaitable[int]]
 """Asked where to go on when a partition has no such offset (any more). Raises LaneLost when the lane cannot go on."""
-
-
-def _as_it_is(_: TopicPartition, record: Record) -> Record:
-    return record
 
 
 class Reading:
@@ -75,16 +71,34 @@ class Reading:
         """
         if self._changed:
             self._assign()
-        consumer = self.consumer
-        fetched = consumer._fetcher._records.get(partition)  # noqa: SLF001
-        if type(fetched) is FetchResult and fetched.has_more():
-            fetched._partition_records._consumer_record = _as_it_is  # noqa: SLF001 (it is called for each record)
+        fetched = self.consumer._fetcher._records.get(partition)
+        if type(fetched) is FetchResult:
+            return self._unpack(partition, fetched, limit), self._positions[partition]
         try:
-            found = await consumer.getmany(partition, timeout_ms=0, max_records=limit)
+            await self.consumer.getmany(partition, timeout_ms=0, max_records=limit)  # raises what came instead of records
         except kafka.IllegalStateError:
             return (), self._positions[partition]
-        position = self._positions[partition] = await consumer.position(partition)
-        return found.get(partition, ()), position
+        position = self._positions[partition] = await self.consumer.position(partition)
+        return (), position
+
+    def _unpack(self, partition: TopicPartition, fetched: FetchResult, limit: int) -> Sequence[Record]:
+        """What `Fetcher.fetched_records` does, for this partition alone."""
+        records: Sequence[Record] = ()
+        over = True
+        try:
+            if fetched.check_assignment(partition):  # false if it was sought elsewhere, or is read no more
+                unpacked = fetched._partition_records
+                if type(unpacked) is not Unpacked:
+                    unpacked = fetched._partition_records = Unpacked(unpacked)
+                records, over = unpacked.take(limit), unpacked.over
+                fetched._update_position()
+                self._positions[partition] = unpacked.next_fetch_offset
+        finally:
+            if over:
+                fetcher = self.consumer._fetcher
+                del fetcher._records[partition]
+                fetcher._notify(fetcher._wait_consume_future)  # it asks the broker for more
+        return records
 
     async def arrival(self, partition: TopicPartition, seconds: float = WAIT_SECONDS) -> None:
         """Until something came for `partition`, or the time is over."""
@@ -126,7 +140,7 @@ class Reading:
         await asyncio.gather(stopping, return_exceptions=True)
         if stopping.cancelled():
             # aiokafka cancels a request that waits to try its broker again, and stumbles over that before it closes its connections.
-            await self.consumer._client.close()  # noqa: SLF001
+            await self.consumer._client.close()
         else:
             stopping.result()
 
@@ -139,11 +153,11 @@ class Reading:
 
     async def _wait(self) -> None:
         """The only one that waits inside aiokafka: wakes those for whom something (records or an error) has come."""
-        fetcher = self.consumer._fetcher  # noqa: SLF001 (a getmany that is left early leaks; this is what it waits for itself)
+        fetcher = self.consumer._fetcher  # a getmany that is left early leaks; this is what it waits for itself
         while True:
-            await asyncio.wait((fetcher._create_fetch_waiter(),))  # noqa: SLF001
+            await asyncio.wait((fetcher._create_fetch_waiter(),))
             for partition in list(self._wanted):
-                if partition in fetcher._records:  # noqa: SLF001
+                if partition in fetcher._records:
                     self._wanted.pop(partition).set_result(None)
 
 

@@ -60,7 +60,7 @@ async def test_every_record_of_every_topic_comes_once_and_in_order(kafka: Kafka,
 
 
 async def test_records_are_what_the_client_decodes_as_they_are(kafka: Kafka, kafka_client: KafkaClient) -> None:
-    """A version of aiokafka that asks for them in another way would cost a fifth more, and nothing else would tell."""
+    """A version of aiokafka that holds them in another way would give them as before, at twice the cost, and nothing else would tell."""
     place = TopicPartition(await kafka_client.create_topic(), 0)
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, **READER)
     await consumer.start()
