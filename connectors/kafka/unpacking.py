@@ -2,7 +2,7 @@
 
 aiokafka's own `PartitionRecords` gives them one by one, each through two generators and as a `ConsumerRecord` of eleven fields: more than
 half of what it takes to decode them. Here they are what its decoder makes of a batch, as they are; what a record does not know, topic and
-partition, the lane does. Which batches count (control batches, aborted transactions, checksums) is as aiokafka has it; a test compares both.
+partition, the lane does. Which batches count (control batches, aborted transactions, checksums) is as aiokafka has it; a test compares.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from connectors.kafka.unpacking import Unpacked
 
 PLACE = TopicPartition("orders", 0)
-TRANSACTIONAL, CONTROL = 0x10, 0x20
+CONTROL = 0x20
 ABORT, COMMIT = b"\x00\x00\x00\x00", b"\x00\x00\x00\x01"
 
 
@@ -36,8 +36,8 @@ class Written:
 
     def packed(self, offset: int) -> bytes:
         """From that offset on."""
-        transactional = self.producer is not None
-        builder = DefaultRecordBatchBuilder(2, self.codec, int(transactional), -1 if self.producer is None else self.producer, 0, 0, 1 << 20)
+        producer = -1 if self.producer is None else self.producer
+        builder = DefaultRecordBatchBuilder(2, self.codec, int(producer >= 0), producer, 0, 0, 1 << 20)
         for number in range(self.records):
             assert builder.append(number, 1_700_000_000_000 + offset + number, self.marker or b"key", b"value", [("n", b"%d" % number)])
         batch = bytearray(builder.build())
