@@ -20,10 +20,11 @@ from benchmarks.comparison import Comparison, Limit, Reading, Side
 from benchmarks.engine import inline, settings
 from benchmarks.kafka_server import LOG, MESSAGE_KEYS, MESSAGES, RECORDS, SINGLE, Served, served, serving
 from benchmarks.mapping import running
-from benchmarks.usage import lasted, settle_down, until
+from benchmarks.usage import lasted, until
 from connectors.kafka import KafkaConnector
 from connectors.kafka.options import FILTERABLE, KafkaOptions
 from handlers import python
+from poller.collector import settle_down
 from poller.functions import Function
 from poller.metrics import MappingCounters
 from poller.settings import Backoff, FailureSettings, FilterSettings, FunctionSettings, MappingSettings
@@ -51,7 +52,7 @@ def in_process(concurrency: int) -> Function:
 async def _mapping(topic: str, mapping: MappingSettings, called: Function) -> AsyncIterator[MappingCounters]:
     server = served()
     options = KafkaOptions(bootstrap_servers=[server.bootstrap], topic=topic, group=server.group())
-    settle_down()
+    settle_down(called.settings.concurrency)  # as the daemon does
     with tempfile.TemporaryDirectory() as folder:
         async with running(KafkaConnector(), options, Path(folder), mapping, called) as counters:
             yield counters

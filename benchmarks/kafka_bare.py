@@ -3,7 +3,8 @@
     getmany(max_records=size) -> the same event -> the same function -> every 100 ms: commit
 
 It waits for records as ours does (`READER`), reads committed records only, as ours does by default, and runs on uvloop too. What differs is
-the API's due: it is in its group with the consumer that reads, and asks for as many records as its batches have.
+the API's due: it is in its group with the consumer that reads, and asks for as many records as its batches have. And Python's collector has
+its default threshold, which the daemon raises where many invocations are in flight (poller/collector.py).
 """
 
 from __future__ import annotations

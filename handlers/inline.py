@@ -25,7 +25,7 @@ from handlers.task import Task, task_of
 from handlers.threads import Threads
 from poller.errors import HandlerError
 from poller.model import Call, Fault, Response, Returned
-from poller.protocols import Event, Handler
+from poller.protocols import Event, Following, Handler
 from poller.settings import FunctionLog, FunctionSettings
 
 LOST_LIMIT = 8
@@ -43,6 +43,20 @@ def connect(settings: FunctionSettings, log: FunctionLog) -> Handler:  # noqa: A
             raise HandlerError(f"function {settings.name}: {key} needs a process of its own; remove inline, or remove {key}")
     task = task_of(settings)
     return Inline(task, in_thread=settings.inline == "thread")
+
+
+class _Running:
+    """A call, then perhaps another, and what is done when no more follows, or at the deadline."""
+
+    __slots__ = ("call", "over")
+
+    def __init__(self, call: Call, over: asyncio.Future[None]) -> None:
+        self.call = call
+        self.over = over
+
+
+def _alone(_: Response) -> None:
+    """Nothing follows."""
 
 
 class Inline:
@@ -69,11 +83,22 @@ class Inline:
         """Calls that outlived their deadline and still run."""
         return self._threads.lost + self._lost_tasks
 
+    @property
+    def suspends(self) -> bool:
+        return self._is_async or self._in_thread
+
     def invoke(self, event: Event, call: Call) -> Coroutine[Any, Any, Response]:
         """Run the function once. Raises HandlerError after `aclose`, and while LOST_LIMIT earlier calls still run past their deadline."""
         function = self._function
         if self._is_async and function is not None:  # at once: what is cheap to run is asked for most often
             return self._cancellable(function, event, call)
+        return self._called(function, event, call)
+
+    def run(self, event: Event, call: Call, following: Following) -> Coroutine[Any, Any, Response]:
+        """See `Successive`: coroutine functions, one call after the other in one task, as Lambda's are in one process."""
+        function = self._function
+        if self._is_async and function is not None:
+            return self._cancellable(function, event, call, following)
         return self._called(function, event, call)
 
     async def _called(self, function: Callable[[Any, Any], Any] | None, event: Event, call: Call) -> Response:
@@ -114,18 +139,20 @@ class Inline:
         except BaseException as error:  # SystemExit too: a function must not end this program
             return self._fault(error, request_id)
 
-    async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, call: Call) -> Response:
-        self._check_lost()
+    async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, call: Call, following: Following = _alone) -> Response:
+        if self._lost_tasks:
+            self._check_lost()
         loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
+        running = _Running(call, loop.create_future())
+        over = running.over
         # A task of its own: one that swallows its cancellation can be left behind, and the invocation still ends.
-        task = loop.create_task(self._run_async(function, event, call, over))
+        task = loop.create_task(self._run_async(function, event, running, following))
         self._deadlines.add(over, call.deadline - time.time())
         try:
             await over
             if not task.done():
                 await self._end(task)
-                return faults.timed_out(call.request_id, call.timeout)
+                return faults.timed_out(running.call.request_id, running.call.timeout)
         except asyncio.CancelledError:
             await self._end(task)
             raise
@@ -133,15 +160,27 @@ class Inline:
             self._deadlines.remove(over)
         return Fault("error", "CancelledError", "the function cancelled itself") if task.cancelled() else task.result()
 
-    async def _run_async(self, function: Callable[[Any, Any], Any], event: Event, call: Call, over: asyncio.Future[None]) -> Response:
+    async def _run_async(self, function: Callable[[Any, Any], Any], event: Event, running: _Running, following: Following) -> Response:
         """As `_run`. `over` is done with it: that is a turn of the loop sooner than the task tells."""
+        over = running.over
         try:
-            result = await function(event.mapping(), self._context(call.request_id, call.deadline))
-            return NULL if result is None else Returned(marshal(result, _dumps))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            raise
-        except BaseException as error:  # SystemExit too: a function must not end this program
-            return self._fault(error, call.request_id)
+            while True:
+                call = running.call
+                response: Response
+                try:
+                    result = await function(event.mapping(), self._context(call.request_id, call.deadline))
+                    response = NULL if result is None else Returned(marshal(result, _dumps))
+                except (KeyboardInterrupt, asyncio.CancelledError):
+                    raise
+                except BaseException as error:  # SystemExit too: a function must not end this program
+                    response = self._fault(error, call.request_id)
+                more = None if over.done() else following(response)  # done before: too late, or cancelled
+                if more is None:
+                    return response
+                event, running.call, pause = more
+                self._deadlines.add(over, running.call.timeout)
+                if pause:
+                    await asyncio.sleep(0)
         finally:
             if not over.done():
                 over.set_result(None)

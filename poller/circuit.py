@@ -62,7 +62,7 @@ class Circuit:
     def __init__(self, settings: BreakerSettings | None = None, mapping: str = "", counters: MappingCounters | None = None) -> None:
         self.open = False
         self.alert = False
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners: dict[Callable[[], None], None] = {}  # in the order in which they came
         self._settings = settings
         self._mapping = mapping
         self._counters = counters if counters is not None else MappingCounters()

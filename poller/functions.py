@@ -55,6 +55,10 @@ class Permits:
             return True
         return False
 
+    def kept(self) -> bool:
+        """Whether one that is in use may be used once more: nobody waits for it, and the limit has not gone below."""
+        return self.in_use <= self.limit and not self._waiting
+
     async def wait(self) -> None:
         """One, when it is our turn. Cancelling gives the place in the queue, or the permit, to the next."""
         if self.take():

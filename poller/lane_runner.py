@@ -82,7 +82,7 @@ class LaneRunner:
         """Until the lane has ended, is left, or lost; it is closed then. Raises what is nobody's fault but ours."""
         lane, broken = self.lane, True
         lane.leaving.add_done_callback(self._on_leaving)
-        self._circuit.listeners.add(self._on_circuit)
+        self._circuit.listeners[self._on_circuit] = None
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._read(), name=f"read {lane.name}")
@@ -93,7 +93,7 @@ class LaneRunner:
         finally:
             self._leave.stopped = True
             lane.leaving.remove_done_callback(self._on_leaving)
-            self._circuit.listeners.discard(self._on_circuit)
+            self._circuit.listeners.pop(self._on_circuit, None)
             for handle in (self._timer, self._expiry):
                 if handle is not None:
                     handle.cancel()
@@ -125,7 +125,7 @@ class LaneRunner:
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        lane, signs, turn = self.lane, self.signs, self.work.turn
+        lane, signs, turn = self.lane, self.signs, self.work.turn.readers
         take, demand = (self._take, self._demand) if self._filtering is None else (self._sift, self._demand_but_for_owed)
         while not lane.leaving.done():
             limit = demand()

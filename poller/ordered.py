@@ -208,6 +208,15 @@ class OrderedLane:
         if self._begins(batch):
             await self._save_begun(batch)
 
+    def begin_now(self, batch: Batch) -> bool:
+        try:
+            waits = self._begins(batch)
+        except LaneLost:
+            return False
+        if waits:
+            self.tracker.withdraw(batch)
+        return not waits
+
     def _begins(self, batch: Batch) -> bool:
         """What is done of `begin` without a wait. Returns whether `_save_begun` must come before the attempt."""
         self._check()
@@ -228,6 +237,13 @@ class OrderedLane:
 
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
         self._settled(batch, actions)
+
+    def settle_now(self, batch: Batch, actions: Sequence[Action]) -> bool:
+        try:
+            self._settled(batch, actions)
+        except LaneLost:
+            return False
+        return True
 
     def _settled(self, batch: Batch, actions: Sequence[Action]) -> None:
         """All of `settle`: nothing of it waits."""

@@ -6,8 +6,8 @@ Cancelling is always allowed unless a line says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import asyncio
@@ -184,6 +184,17 @@ class Saving(Protocol):
         """All that was settled is durable when it returns. Raises LaneLost, StoreUnavailable."""
 
 
+@runtime_checkable
+class Prompt(Protocol):
+    """A lane that mostly needs no wait to begin and to settle."""
+
+    def begin_now(self, batch: Batch) -> bool:
+        """As `begin`, if that would not wait, or raise; False: nothing has begun, and `begin` is to be called."""
+
+    def settle_now(self, batch: Batch, actions: Sequence[Action]) -> bool:
+        """As `settle`, if that would not wait, or raise; False: nothing is settled, and `settle` is to be called."""
+
+
 class Source(Protocol):
     """What a connector polls."""
 
@@ -208,6 +219,31 @@ class Handler(Protocol):
 
     async def aclose(self) -> None:
         """End every environment. Tolerated twice."""
+
+
+class Next(NamedTuple):
+    """What to run next; `pause`: everyone else on the loop first."""
+
+    event: Event
+    call: Call
+    pause: bool
+
+
+Following: TypeAlias = "Callable[[Response], Next | None]"
+"""Told a response, says what is next, or None. It does not wait, and does not raise."""
+
+
+@runtime_checkable
+class Successive(Protocol):
+    """A handler that can go from one invocation to the next without its caller, who waits meanwhile."""
+
+    @property
+    def suspends(self) -> bool:
+        """Whether who calls it comes back only after everyone else on the loop has run."""
+
+    async def run(self, event: Event, call: Call, following: Following) -> Response:
+        """As `invoke`. Each response is `following`'s first, until that gives nothing to run next: then it is returned. Cancelled, or late,
+        it asks no more. What it says of a deadline or a fault is about the invocation that ran last."""
 
 
 class Checkpoints(Protocol):

@@ -7,7 +7,6 @@ SIGHUP            reload; a bad file changes nothing, and the log says why
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Protocol
 from poller import logs
 from poller.admin.face import socket_path
 from poller.admin.tasks import tasks
+from poller.collector import settle_down
 from poller.config import Config
 from poller.daemon import Daemon
 from poller.errors import ConfigError, PollerError, StopError
@@ -133,10 +133,8 @@ class Service:
         return 0
 
     def _ready(self) -> None:
-        # What was made until now stays: the collector need not look at it again in every full run.
-        gc.collect()
-        gc.freeze()
         served = self.served
+        settle_down(sum(function.concurrency for function in served.config.functions.values()))
         how = f"started, but {', '.join(served.away)}" if served.away else "ready"
         where = "" if self.supervised else f", control at {socket_path(served.config)}"
         log.info("%s: %s%s", how, served.parts, where)

@@ -41,7 +41,7 @@ class Settling:
                 await self._lane.settle(batch, actions)
             except NotConnected as error:
                 await self._waits.insist(lambda: self._lane.settle(batch, actions), error)
-            self._acked(len(done.records), handled)
+            self.acked(len(done.records), handled)
             return []
         if failures := given_up(actions):
             work = self._work
@@ -60,7 +60,7 @@ class Settling:
                     retries.append((action.batch, now + action.delay))
                     continue
                 case Ack():
-                    self._acked(len(action.records), handled)
+                    self.acked(len(action.records), handled)
                 case Discard():
                     counters.discards += 1
                     counters.dropped += 0 if self._work.settings.on_failure else len(action.failure.records)
@@ -88,10 +88,11 @@ class Settling:
         acks = [action for action in actions if isinstance(action, Ack)]
         if acks:
             await self._at_lane(batch, acks)
-            self._acked(sum(len(ack.records) for ack in acks), handled=True)
+            self.acked(sum(len(ack.records) for ack in acks), handled=True)
         return [action for action in actions if not isinstance(action, Ack)]
 
-    def _acked(self, count: int, handled: bool) -> None:
+    def acked(self, count: int, handled: bool = True) -> None:
+        """So many records are settled; `handled`: by the function."""
         counters = self._work.counters
         counters.done += count if handled else 0
         if self._lane.strands.assign != "hash":

@@ -1,7 +1,7 @@
 """Runs the batches of one strand, one after the other, with all that comes of them: permit, screen, begin, invoke, decide, settle.
 
 The permit is held from before the batch is cut until its invocation is over; retries and halves ask for one of their own. How a strand
-waits is waits.py; what is done about an outcome is settling.py.
+waits is waits.py; how the function is run is invoking.py; what is done about an outcome is settling.py.
 """
 
 from __future__ import annotations
@@ -14,26 +14,21 @@ from functools import partial
 from poller import error_rules
 from poller.circuit import SPARED
 from poller.errors import NotYet, StoreUnavailable
-from poller.functions import new_request_id
+from poller.invoking import Invoking
 from poller.model import (
     Action,
     Batch,
-    Busy,
-    Call,
     Done,
     Fault,
     Outcome,
-    Partial,
     Retry,
-    Returned,
     Span,
 )
-from poller.outcome import interpret
 from poller.protocols import Guard, Lane
 from poller.settling import Due, Settling
 from poller.strands import Strand
 from poller.waits import Left, Waits
-from poller.work import Leave, Signs, Work, counted
+from poller.work import Leave, Signs, Work
 
 log = logging.getLogger("poller.strand")
 
@@ -52,6 +47,7 @@ class StrandRunner:
         self.waits = Waits(lane, work, signs)
         self._settling = self.settling_type(lane, work, signs, self.waits, guards)
         self._apply = self._settling.apply if guards else self._settling.settle
+        self._invoking = Invoking(strand, lane, work, signs, leave, self.waits, self._settling, bool(guards))
         self._probe = 0
         """The number of the probe that this strand is to run (circuit.py)."""
 
@@ -65,6 +61,7 @@ class StrandRunner:
         strands, turn, time = lane.strands, self._work.turn, self._loop.time
         permits, counters, circuit = self._work.function.permits, self._work.counters, self._work.circuit
         free = strands.assign == "free"
+        self._invoking.cut, self._invoking.done = cut, done
         try:
             while not self._leave.stopped:
                 admitted = not circuit.open and permits.take()
@@ -84,12 +81,12 @@ class StrandRunner:
                 counters.batches += 1
                 cut(strand)
                 batch, span = taken
-                retries = await (self._attempt(batch) if span is None else self._resume(batch, span))
+                retries = await (self._attempt(batch, whole=True) if span is None else self._resume(batch, span))
                 if retries:
                     await self._again(retries)
                 strands.finish(strand, lane.format.facts(batch.records).keys() if free else ())
                 done()
-                if turn.over():
+                if turn.over() and not (self._invoking.suspends and strands.laden(strand)):
                     await turn.yield_()
         except Left:
             pass
@@ -128,8 +125,11 @@ class StrandRunner:
 
     # --- one attempt ------------------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, batch: Batch) -> list[Due]:
-        """Admit, screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, when."""
+    async def _attempt(self, batch: Batch, whole: bool = False) -> list[Due]:
+        """Admit, screen, begin, invoke, decide, settle. The permit is given back after the invocation. Returns what to run next, when.
+
+        `whole`: with it, all that was cut is settled, so that more may be cut.
+        """
         work = self._work
         try:
             # First: what a guard keeps from running may be too old by now, or received too often.
@@ -142,7 +142,10 @@ class StrandRunner:
                     await self.waits.insist(partial(self._lane.begin, batch), error)
                 if work.circuit.open and not work.circuit.holds(self._probe):  # it has opened while the store was asked
                     return await self._apply(batch, self._decide(batch, SPARED))
-                outcome, result, request_id = await self._invoke(batch)
+                batch, answer, result, request_id = await self._invoking.invoke(batch, whole)
+                if answer is None:
+                    return [(batch, 0.0)]
+                outcome = answer
         except NotYet as wait:
             work.circuit.withdraw(self._probe)
             return [(batch, self._loop.time() + wait.after)]
@@ -174,59 +177,6 @@ class StrandRunner:
             if actions:
                 return actions if admitted is None else (*actions, Retry(admitted))
         return ()
-
-    async def _invoke(self, batch: Batch) -> tuple[Outcome, bytes, str]:
-        """What came of it, what the function returned, and the invocation's request id."""
-        work, counters, function = self._work, self._work.counters, self._work.function
-        event = batch.format.event(batch.records)
-        timeout = function.settings.timeout
-        request_id = new_request_id(work.random.getrandbits(128))
-        call = Call(request_id, work.clock() + timeout, timeout, work.settings.name, self._lane.name)
-        counters.in_flight += 1
-        counters.begun += 1
-        counters.invoked += len(batch.records)
-        started = self._loop.time()
-        self.waits.phase = "invoking"
-        try:
-            # Not `Function.invoke`: a coroutine more would be alive for every invocation that runs.
-            response = await function.handler.invoke(event, call)
-        except asyncio.CancelledError:
-            if not self.waits.was_interrupted():
-                raise
-            # Our own stop ended it: its attempt is handed back, as if the function had not been reached.
-            self.waits.phase = "settling"
-            await self._apply(batch, (Retry(batch),))
-            raise Left from None
-        except Exception as error:
-            response = function.broken(error, call)
-        finally:
-            self.waits.phase = "settling"
-            counters.in_flight -= 1
-            counters.observe(self._loop.time() - started)
-        outcome = interpret(response, event, work.settings.failure.reporting, self._lane.strands.windowed)
-        if isinstance(outcome, Done):
-            counters.invocations += 1
-        else:
-            self._count(batch, outcome, request_id)
-        return outcome, response.payload if isinstance(response, Returned) else b"", request_id
-
-    def _count(self, batch: Batch, outcome: Outcome, request_id: str) -> None:
-        counters = self._work.counters
-        if isinstance(outcome, Busy):
-            counters.throttles += 1
-            return
-        counters.invocations += 1
-        if isinstance(outcome, Partial):
-            counters.partials += 1
-            counters.failed += len(batch.records)
-        elif isinstance(outcome, Fault):
-            counters.faults += 1
-            counters.failed += len(batch.records)
-            self._signs.fault = f"{outcome.type}: {outcome.message[:200]}"
-            if batch.attempt == 1 and batch.fault is None:
-                much = counted(len(batch.records), "record")
-                fields = self._settling.fields(batch=self._settling.first(batch, batch.records), request_id=request_id)
-                log.warning("%s failed (%s): %s", self._work.function.name, much, self._signs.fault, extra=fields)
 
     def _decide(self, batch: Batch, outcome: Outcome) -> tuple[Action, ...]:
         work = self._work

@@ -103,6 +103,10 @@ class Strands:
     def empty(self) -> bool:
         return self.held == 0
 
+    def laden(self, strand: Strand) -> bool:
+        """Whether it has over twice its share of what is here: in the end, all wait for it."""
+        return len(strand.records) > 8 and len(strand.records) * self.width > 2 * self.held
+
     @property
     def over(self) -> bool:
         """Whether what is here, or is not coming any more, ends a tumbling window."""
@@ -186,6 +190,10 @@ class Strands:
         if strand.flight is not None:
             return False
         return self._can_cut(self._open or strand, batching, now)
+
+    def next_waits(self, strand: Strand, batching: Batching, now: float) -> bool:
+        """Whether this strand could cut another batch if that in flight were done, and it is no span ("hash" lanes)."""
+        return not strand.resumed and self._can_cut(strand, batching, now)
 
     def _can_cut(self, strand: Strand, batching: Batching, now: float) -> bool:
         if strand.resumed:

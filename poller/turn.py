@@ -1,4 +1,4 @@
-"""One shared time slice, so that no lane stalls the loop: what never suspends (an inline function, a buffered fetch) lets go in time."""
+"""Shared time slices, so that no lane stalls the loop: what never suspends (an inline function, a buffered fetch) lets go in time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections import deque
 SLICE_SECONDS = 0.010
 
 
-class Turn:
-    """Shared by every runner of a loop: a slice for each would add up. Each round of the loop goes on with one who waits, in turn."""
-
-    __slots__ = ("_loop", "_until", "_waiting")
+class Slice:
+    """Shared: a slice for each would add up. Each round of the loop goes on with one who waits, in turn."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -39,3 +37,12 @@ class Turn:
                 break
         if self._waiting:
             self._loop.call_soon(self._next)
+
+
+class Turn(Slice):
+    """The slice that all strands of a loop share. That of the `readers` is another: behind a thousand strands they would come so late that
+    these ran dry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers = Slice()

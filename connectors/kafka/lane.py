@@ -86,10 +86,24 @@ class KafkaLane(OrderedLane):
             self._at_rest(batch.strand)
             raise
 
+    def begin_now(self, batch: Batch) -> bool:
+        if not self._membership.steady or self.handed_over or self._waiting:
+            return False
+        wanted, fitted = self._saved
+        if (fitted is not wanted and not placed(wanted, fitted, batch.strand)) or not super().begin_now(batch):
+            return False
+        self.running.add(batch.strand)
+        return True
+
     async def settle(self, batch: Batch, actions: Sequence[Action]) -> None:
         self._settled(batch, actions)
-        self._moves += 1
-        self._at_rest(batch.strand)
+        self._moved_on(batch)
+
+    def settle_now(self, batch: Batch, actions: Sequence[Action]) -> bool:
+        if not super().settle_now(batch, actions):
+            return False
+        self._moved_on(batch)
+        return True
 
     async def aclose(self, broken: bool = False) -> None:
         self.running.clear()
@@ -131,6 +145,10 @@ class KafkaLane(OrderedLane):
         progress = super()._progress(closed or self.handed_over)
         self._saved = progress, fitting(progress, self._saved[1])
         return self._saved[1]
+
+    def _moved_on(self, batch: Batch) -> None:
+        self._moves += 1
+        self._at_rest(batch.strand)
 
     def _at_rest(self, strand: int) -> None:
         self.running.discard(strand)

@@ -30,6 +30,7 @@ from poller.testing.clock import VirtualLoop
 from poller.testing.fakes import FORMAT, FakeRecord, Gate
 from poller.testing.faults import Line, LineStore
 from poller.testing.fleet_oracle import SKEW, FleetOracle, Watched
+from poller.testing.rows import InARow
 from poller.testing.standstill import Standstill, run_with_standstills
 from poller.turn import Turn
 from poller.work import Work
@@ -149,7 +150,7 @@ class EndlessReader:
         return None
 
 
-class FleetHandler:
+class FleetHandler(InARow):
     """The function of one worker: mostly short."""
 
     def __init__(self, fleet: Fleet, member: str, gate: Gate) -> None:

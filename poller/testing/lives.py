@@ -11,10 +11,11 @@ from poller.breaker import Open
 from poller.circuit import Actions, Circuit
 from poller.mapping import MappingRunner
 from poller.model import Ack, Action, Batch, Busy, Call, Discard, Fault, Fetched, Outcome, Response, Retry
-from poller.protocols import Event, Format, Lane, Saving, Source
+from poller.protocols import Event, Following, Format, Lane, Prompt, Saving, Source
 from poller.strands import Strands
 from poller.testing.fakes import Gate
 from poller.testing.faults import Line
+from poller.turn import Turn
 
 if TYPE_CHECKING:
     from poller.testing.simulator import World
@@ -65,8 +66,35 @@ class WatchedHandler:
             world.oracle.end(invocation, handled)
         return response
 
+    @property
+    def suspends(self) -> bool:
+        return True
+
+    async def run(self, event: Event, call: Call, following: Following) -> Response:
+        """One after the other, mostly: a handler may come back whenever it likes."""
+        while True:
+            response = await self.invoke(event, call)
+            after = following(response) if self._world.happens(0.85) else None
+            if after is None:
+                return response
+            self._world.count("in a row")
+            event, call, pause = after
+            if pause:
+                await asyncio.sleep(0)
+
     async def aclose(self) -> None:
         return None
+
+
+class ChanceTurn(Turn):
+    """Its slice is over by chance: by the clock of a simulation it always is."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def over(self) -> bool:
+        return self._world.happens(0.25)
 
 
 class WatchedCircuit(Circuit):
@@ -151,6 +179,9 @@ class WatchedLane:
         for action in actions:
             self._world.count(type(action).__name__.lower())
         await self._lane.settle(batch, actions)
+        self._settled(actions)
+
+    def _settled(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Ack(records):
@@ -175,6 +206,17 @@ class WatchedSavingLane(WatchedLane):
         self._life.gate.check()
         assert isinstance(self._lane, Saving)
         await self._lane.save()
+
+    def begin_now(self, batch: Batch) -> bool:
+        begun = isinstance(self._lane, Prompt) and not self._life.gate.shut and self._lane.begin_now(batch)
+        self._world.counts["cut, not begun"] += not begun
+        return begun
+
+    def settle_now(self, batch: Batch, actions: Sequence[Action]) -> bool:
+        if not isinstance(self._lane, Prompt) or self._life.gate.shut or not self._lane.settle_now(batch, actions):
+            return False
+        self._settled(actions)
+        return True
 
 
 class WatchedSource:

@@ -12,124 +12,15 @@ A *life* is a worker that has the lane: one that closes it hands it on; one whos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar
 
 import pytest
 
 from poller.errors import LaneEnded, LaneLost
-from poller.model import Ack, Action, Batch, Discard, Failure, Fault, Record, Retry, Span
-from poller.protocols import Lane
-from poller.settings import Batching
-
-LIMIT = 20.0
-"""Seconds any single wait of the suite may take; reached only by a failure."""
-
-FAULT = Fault("error", "ValueError", "a poison record")
-BATCHING = Batching(1000)
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StreamFeatures:
-    """What a stream declares. `poll`: an empty fetch waits so many seconds at most, and is `slack` late at most. `origins`: the starting
-    positions it knows. `ends`: its shards can be closed."""
-
-    poll: float
-    origins: frozenset[str] = frozenset({"TRIM_HORIZON"})
-    ends: bool = False
-    slack: float = LIMIT
-
-
-class StreamBench(Protocol):
-    """One empty stream of one shard, and its workers."""
-
-    async def put(self, *names: str, key: str = "k") -> None:
-        """A record for each name, in this order."""
-
-    async def open(self, owner: str, width: int = 1, *, interval: float = 3600.0, origin: str = "TRIM_HORIZON") -> Lane:
-        """The lane in a new life; it is closed with the bench, if not before. `interval`: seconds between saves."""
-
-    async def expire(self) -> None:
-        """All leases run out, and no lane knows: as if this process had stood still, or its clock were slow."""
-
-    async def end(self) -> None:
-        """Close the shard."""
-
-    @property
-    def names(self) -> Callable[[Sequence[Record]], list[str]]:
-        """The names of records, as they were put."""
-
-
-class Worker:
-    """Runs a lane step by step, as its runner would. `resumed`: the spans it was handed; `given`: the names of all it was handed."""
-
-    def __init__(self, bench: StreamBench, lane: Lane) -> None:
-        self.lane = lane
-        self.resumed: list[tuple[Span, list[str]]] = []
-        self.given: list[str] = []
-        self._bench = bench
-
-    async def read(self, count: int, limit: int = 1000) -> list[Batch]:
-        """Until so many more records are here; then a batch for each strand with work, of all it has (or of its first span)."""
-        seen, end = 0, _now() + LIMIT
-        while seen < count:
-            assert _now() < end, f"{seen} records came, {count} were expected"
-            seen += await self._take(limit)
-        assert seen == count, f"{seen} records came, {count} were expected"
-        return self.batches()
-
-    async def _take(self, limit: int) -> int:
-        lane, facts = self.lane, self.lane.format.facts
-        fetched = await _in_time(lane.fetch(limit))
-        assert len(fetched.records) <= limit
-        for span, records in fetched.resumed:
-            self.resumed.append((span, self._bench.names(records)))
-            lane.strands.resume(span, records, facts(records).sizes())
-        if fetched.records:
-            lane.strands.add(fetched.records, facts(fetched.records), 0.0)
-        records = [*fetched.records, *(record for _, span in fetched.resumed for record in span)]
-        self.given += self._bench.names(records)
-        return len(records)
-
-    def batches(self) -> list[Batch]:
-        """What could begin now, cut."""
-        taken = [self.lane.strands.take(strand, BATCHING, self.lane.format, 0.0) for strand in self.lane.strands.ready(BATCHING, 0.0)]
-        return [batch for batch, _ in filter(None, taken)]
-
-    async def begin(self, batch: Batch) -> None:
-        await _in_time(self.lane.begin(batch))
-
-    async def settle(self, batch: Batch, *actions: Action) -> None:
-        """The strand has nothing more to do with the batch unless some of it is retried."""
-        await _in_time(self.lane.settle(batch, actions))
-        if not any(isinstance(action, Retry) for action in actions):
-            (strand,) = (strand for strand in self.lane.strands if strand.number == batch.strand)
-            self.lane.strands.finish(strand)
-
-    async def ack(self, batch: Batch) -> None:
-        await self.begin(batch)
-        await self.settle(batch, Ack(batch.records))
-
-    async def fail(self, batch: Batch, delay: float = 0.0) -> Batch:
-        """An attempt that fails; returns the next one."""
-        await self.begin(batch)
-        following = batch.but(attempt=batch.attempt + 1, cause="retry", fault=FAULT)
-        await self.settle(batch, Retry(following, delay))
-        return following
-
-    async def run_out(self) -> None:
-        """Ack all there is, until nothing comes any more, or the lane ends."""
-        try:
-            while await self._take(1000):
-                while batches := self.batches():
-                    for batch in batches:
-                        await self.ack(batch)
-        except LaneEnded:
-            pass
+from poller.model import Ack, Batch, Discard, Failure, Retry
+from poller.protocols import Prompt
+from poller.testing.stream_bench import FAULT, LIMIT, StreamBench, StreamFeatures, Worker, in_time, now
 
 
 class OrderedLaneContract:
@@ -155,10 +46,10 @@ class OrderedLaneContract:
             lane = await bench.open("a")
             fetch = asyncio.create_task(lane.fetch(10))
             await asyncio.sleep(0.05)
-            lane.leaving.set_result(_now() + LIMIT)
-            left = _now()
-            assert not (await _in_time(fetch)).records
-            assert _now() - left <= self.features.poll + self.features.slack
+            lane.leaving.set_result(now() + LIMIT)
+            left = now()
+            assert not (await in_time(fetch)).records
+            assert now() - left <= self.features.poll + self.features.slack
 
     async def test_a_closed_shard_ends_its_lane_after_its_last_record(self) -> None:
         if not self.features.ends:
@@ -315,6 +206,33 @@ class OrderedLaneContract:
             await second.read(2)
             assert [(span.attempts, span.running) for span, _ in second.resumed] == [(1, True)]
 
+    async def test_what_needs_no_save_begins_and_is_settled_at_once(self) -> None:
+        async with self.bench() as bench:
+            await bench.put("r1", "r2")
+            first = Worker(bench, await bench.open("a"))
+            (batch,) = await first.read(2)
+            assert isinstance(first.lane, Prompt)
+            assert first.lane.begin_now(batch) and first.lane.settle_now(batch, (Ack(batch.records),))
+            first.finish(batch)
+            await first.lane.aclose()
+            await bench.put("r3")
+            second = Worker(bench, await bench.open("b"))
+            await second.read(1)
+            assert (second.given, second.resumed) == (["r3"], [])
+
+    async def test_what_must_be_saved_first_does_not_begin_at_once(self) -> None:
+        async with self.bench() as bench:
+            await bench.put("r1", "r2", "r3")
+            first = Worker(bench, await bench.open("a"))
+            (batch,) = await first.read(3)
+            again = await first.fail(batch)
+            assert isinstance(first.lane, Prompt)
+            assert not first.lane.begin_now(again)
+            await first.lane.aclose()
+            second = Worker(bench, await bench.open("b"))
+            await second.read(3)
+            assert [(names, span.attempts, span.running) for span, names in second.resumed] == [(["r1", "r2", "r3"], 1, False)]
+
     # --- the end ------------------------------------------------------------------------------------------------------------------
 
     async def test_a_lane_that_another_has_taken_is_lost_and_saves_nothing_more(self) -> None:
@@ -333,6 +251,8 @@ class OrderedLaneContract:
                 await first.settle(batch, Ack(batch.records))
             with pytest.raises(LaneLost):
                 await first.lane.fetch(10)
+            assert isinstance(first.lane, Prompt)
+            assert not first.lane.begin_now(again) and not first.lane.settle_now(batch, (Ack(batch.records),))
             await first.lane.aclose()
             await bench.expire()
             third = Worker(bench, await bench.open("c"))
@@ -388,12 +308,3 @@ class OrderedLaneContract:
                 await bench.put("z")
                 await third.read(1)
                 assert third.given == ["z"]
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def _in_time(waited: Awaitable[T]) -> T:
-    async with asyncio.timeout(LIMIT):
-        return await waited

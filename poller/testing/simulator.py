@@ -34,7 +34,7 @@ from poller.stores.memory import MemoryStore
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueSource, FakeRecord, FakeShards, FakeStream, Gate
 from poller.testing.faults import Line, LineStore
-from poller.testing.lives import Life, WatchedCircuit, WatchedHandler, WatchedSource
+from poller.testing.lives import ChanceTurn, Life, WatchedCircuit, WatchedHandler, WatchedSource
 from poller.testing.oracle import Broken, Oracle
 from poller.testing.parked import ParkingOracle
 from poller.testing.remembering import RememberingOracle
@@ -42,7 +42,6 @@ from poller.testing.report import Report
 from poller.testing.resharding import Reshard, drawn, shard_at
 from poller.testing.scenario import Scenario
 from poller.testing.windowing import WindowOracle
-from poller.turn import Turn
 from poller.work import Work
 
 STORM_SECONDS = 90.0
@@ -217,7 +216,7 @@ class World:
         counters = MappingCounters()
         circuit = self.circuit(settings.breaker, name, counters)
         circuit.watch(self)
-        work = Work(settings, function, scenario.policy, "fake", store, counters, loop.now, random, Turn(), circuit=circuit)
+        work = Work(settings, function, scenario.policy, "fake", store, counters, loop.now, random, ChanceTurn(self), circuit=circuit)
         work.guards = self.guarding(work, store)
         self.counters.append(counters)
         life: Life

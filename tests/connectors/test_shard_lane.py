@@ -23,8 +23,8 @@ from poller.policy import Block
 from poller.progress import ORIGIN, Progress
 from poller.settings import Backoff, Context
 from poller.testing.clock import run_virtually
-from poller.testing.ordered_lanes import Worker
 from poller.testing.strategies import counter_test, laws
+from poller.testing.stream_bench import Worker
 from tests.connectors.scripted_shards import Service, context, dialect, numbers, record
 from tests.connectors.test_shard_reader import aggregated
 from tests.contract.test_lanes import opened

@@ -239,6 +239,14 @@ class Plenty(OrderedLane):
         return await super().fetch(limit + 1)
 
 
+class Hasty(OrderedLane):
+    """Begins at once what must be saved first."""
+
+    def begin_now(self, batch: Batch) -> bool:
+        self._begins(batch)
+        return True
+
+
 class Unfenced(MemoryCheckpoints):
     """Saves without looking at the lease."""
 
@@ -254,6 +262,7 @@ BROKEN_STREAMS = [
     (Vanishing, OrderedLaneContract.test_an_attempt_that_ran_at_the_close_is_counted),
     (Forgetful, OrderedLaneContract.test_what_was_acked_before_a_save_is_not_given_again),
     (Forgetful, OrderedLaneContract.test_a_later_attempt_is_durable_before_begin_returns),
+    (Hasty, OrderedLaneContract.test_what_must_be_saved_first_does_not_begin_at_once),
     (Lazy, OrderedLaneContract.test_progress_is_saved_within_the_interval),
     (Advanced, OrderedLaneContract.test_what_was_neither_acked_nor_discarded_is_given_again),
     (Spanless, OrderedLaneContract.test_of_a_batch_only_what_is_retried_is_given_again),

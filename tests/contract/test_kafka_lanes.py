@@ -22,7 +22,8 @@ from poller.model import Record
 from poller.protocols import Lane
 from poller.settings import Context
 from poller.stores.memory import MemoryStore
-from poller.testing.ordered_lanes import LIMIT, OrderedLaneContract, StreamFeatures
+from poller.testing.ordered_lanes import OrderedLaneContract
+from poller.testing.stream_bench import LIMIT, StreamFeatures
 from tests.contract.test_lanes import opened, settings_of
 from tests.servers.kafka.broker import Kafka
 from tests.servers.kafka.client import KafkaClient, Message

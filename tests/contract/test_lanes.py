@@ -33,8 +33,9 @@ from poller.stores.sqlite import open_store
 from poller.testing.clock import EPOCH, VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeRecord, FakeShards, FakeStream, Gate
 from poller.testing.lanes import LIMIT, FifoLaneContract, QueueFeatures, QueueLaneContract
-from poller.testing.ordered_lanes import OrderedLaneContract, StreamFeatures
+from poller.testing.ordered_lanes import OrderedLaneContract
 from poller.testing.sqs import FakeSqs
+from poller.testing.stream_bench import StreamFeatures
 
 C = TypeVar("C", bound=type)
 

@@ -19,7 +19,8 @@ from poller.model import Record
 from poller.protocols import Source
 from poller.settings import Context
 from poller.stores.memory import MemoryStore
-from poller.testing.ordered_lanes import OrderedLaneContract, StreamFeatures
+from poller.testing.ordered_lanes import OrderedLaneContract
+from poller.testing.stream_bench import StreamFeatures
 from tests.contract.test_lanes import OrderedBench
 from tests.servers.dynamodb.client import TablesClient
 from tests.servers.kinesis.client import REGION, StreamsClient

@@ -17,7 +17,7 @@ from poller.policy import Block, Redeliver
 from poller.progress import ORIGIN, Progress, Tracker, doubt_limit
 from poller.protocols import Facts, Format, Lane, Policy, Source
 from poller.settings import Context
-from poller.settling import Settling
+from poller.settling import Due, Settling
 from poller.stores.memory import MemoryCheckpoints, MemoryStore
 from poller.strand_runner import StrandRunner
 from poller.strands import Assign, Strand, Strands
@@ -286,12 +286,27 @@ class GrabbingRunner(HastyRunner):
     strand_type = GrabbingStrand
 
 
+class ImpatientStrand(StrandRunner):
+    """Cuts the next batch while halves of this one wait."""
+
+    async def _attempt(self, batch: Batch, whole: bool = False) -> list[Due]:
+        return await super()._attempt(batch, whole=True)
+
+
+class ImpatientRunner(HastyRunner):
+    strand_type = ImpatientStrand
+
+
 class Unjournaled(Rigged):
     runner = HastyRunner
 
 
 class Grabbing(Rigged):
     runner = GrabbingRunner
+
+
+class Impatient(Rigged):
+    runner = ImpatientRunner
 
 
 class ScatteredStrands(Strands):
@@ -446,6 +461,7 @@ COUNTERPARTS = [
     Counterpart(Unjournaled, STREAM, "law 7"),
     Counterpart(Unjournaled, QUEUES, "law 12"),
     Counterpart(Grabbing, STREAM | QUEUES, "at once"),
+    Counterpart(Impatient, STREAM, "law"),
     Counterpart(Scattered, STREAM, "law 9|after a later record"),
     Counterpart(Scattered, FIFO, "law 9"),
     Counterpart(Shuffled, STREAM, "after a later record|law 7"),

@@ -24,7 +24,7 @@ from poller.ordered import OrderedLane
 from poller.ordered_source import OrderedSource
 from poller.policy import Block, Redeliver
 from poller.progress import Progress
-from poller.protocols import Event, Lane, Policy
+from poller.protocols import Event, Following, Lane, Policy
 from poller.settings import (
     Backoff,
     Batching,
@@ -43,6 +43,7 @@ from poller.stores.memory_parking import MemoryParking
 from poller.stores.memory_runs import MemoryRuns
 from poller.testing.clock import VirtualLoop, run_virtually
 from poller.testing.fakes import FORMAT, FakeQueue, FakeQueueLane, FakeRecord, FakeShards, FakeStream, Gate
+from poller.testing.rows import InARow
 from poller.turn import Turn
 from poller.work import Work
 
@@ -97,12 +98,21 @@ class Called:
     ended: bool = False
 
 
-class Script:
+class Unhurried(Turn):
+    """Nobody waits for the loop: in a scene time goes from event to event, and its slice would always be over."""
+
+    def over(self) -> bool:
+        return False
+
+
+class Script(InARow):
     """A handler. `answer(names)` is how many seconds it takes, and what it answers then; an exception is raised."""
 
     def __init__(self, answer: Callable[[tuple[str, ...]], tuple[float, Response | Exception]] = lambda _: (0.0, DONE)) -> None:
         self.answer = answer
         self.calls: list[Called] = []
+        self.rows = 0
+        """How often it was asked to begin by the engine: less than it was called, where calls followed each other in a row."""
         self._called = asyncio.Event()
 
     async def invoke(self, event: Event, call: Call) -> Response:
@@ -119,6 +129,10 @@ class Script:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def run(self, event: Event, call: Call, following: Following) -> Response:
+        self.rows += 1
+        return await super().run(event, call, following)
 
     async def aclose(self) -> None:
         return None
@@ -266,7 +280,7 @@ class Scene:
         self.function = Function(FunctionSettings("f", "app.py:handle", Path("no code"), concurrency=self.concurrency), self.script)
 
     def work(self, policy: Policy) -> Work:
-        store, turn = self.store, Turn()
+        store, turn = self.store, Unhurried()
         work = Work(self.settings, self.function, policy, "fake", store.journal, self.counters, wall, Loaded(), turn, circuit=self.circuit)
         work.guards = guarding(work, store)
         return work

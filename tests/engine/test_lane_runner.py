@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from poller.errors import LaneLost, NotConnected, NotYet
 from poller.failures.journal import Selection
 from poller.model import Action, Batch, Fetched, Response
 from poller.ordered import OrderedLane
+from poller.policy import Block
 from poller.settings import Backoff
 from poller.testing.fakes import FakeQueueLane
 from poller.testing.sqs import FakeSqs
@@ -644,3 +646,70 @@ async def test_a_response_is_what_a_handler_gives_and_its_bug_is_a_fault() -> No
     await over_stream(scene, Stream("r1"))
     await at(10)
     assert script.times == [0.0, 1.0] and scene.counters.faults == 1
+
+
+# --- in a row ---------------------------------------------------------------------------------------------------------------------------
+
+
+@virtually
+async def test_batches_follow_each_other_without_the_engine_being_asked() -> None:
+    script = taking(1)
+    scene = Scene(script, size=2)
+    running = await over_stream(scene, Stream(*(f"r{n}" for n in range(9))))
+    await at(20)
+    assert script.names == [("r0", "r1"), ("r2", "r3"), ("r4", "r5"), ("r6", "r7"), ("r8",)]
+    assert script.times == [0.0, 1.0, 2.0, 3.0, 4.0] and script.rows == 1
+    counters = scene.counters
+    assert (counters.batches, counters.begun, counters.invocations, counters.done, counters.in_flight) == (5, 5, 5, 9, 0)
+    assert (sum(counters.durations), round(counters.handler_seconds, 3), scene.function.permits.in_use) == (5, 5.0, 0)
+    await running.left()
+
+
+@virtually
+async def test_a_row_ends_where_something_must_be_decided_and_begins_anew_behind_it() -> None:
+    script = failing("r4")
+    scene = Scene(script, size=2, retries=0)
+    running = await over_stream(scene, Stream(*(f"r{n}" for n in range(8))))
+    await at(20)
+    assert script.names == [("r0", "r1"), ("r2", "r3"), ("r4", "r5"), ("r4",), ("r5",), ("r6", "r7")]
+    assert script.rows == 2, "the halves are no row: what follows must wait for both"
+    assert (scene.counters.kept, scene.counters.done) == (1, 7)
+    await running.left()
+
+
+@virtually
+async def test_who_waits_for_a_permit_comes_between_two_in_a_row() -> None:
+    script = taking(1)
+    stream = Stream("a1", "a2", "a3", key="a")
+    stream.add("d1", "d2", "d3", key="d")  # on another strand
+    running = await over_stream(Scene(script, size=1, concurrency=1, width=2), stream)
+    await at(10)
+    assert "".join(name[0] for (name,) in script.names) in {"adadad", "dadada"}
+    await running.left()
+
+
+@virtually
+async def test_what_has_grown_too_old_in_a_row_is_given_up() -> None:
+    script = taking(10)
+    scene = Scene(script, size=1)
+    source = source_of(scene, Stream("r0", "r1", "r2"))
+    assert isinstance(source.policy, Block)
+    running = Running(await lane_of(source), scene.work(replace(source.policy, maximum_record_age=15.0)))
+    await at(40)
+    assert script.names == [("r0",), ("r1",)]
+    (failure,) = await scene.store.journal.select(Selection())
+    assert failure.entry.reason == "RecordAgeExceeded"
+    await running.left()
+
+
+@virtually
+async def test_a_lane_that_is_left_ends_its_row() -> None:
+    script = taking(10)
+    running = await over_stream(Scene(script, size=1), stream := Stream("r0", "r1", "r2", "r3"))
+    await at(15)
+    assert await running.left(grace=60) == 20.0
+    assert script.names == [("r0",), ("r1",)] and not any(call.ended for call in script.calls)
+    again = await over_stream(Scene(script, size=1), stream)
+    await at(25)
+    assert await again.left(grace=1) == 26.0
+    assert script.calls[-1].ended, "what is interrupted is the last in the row"

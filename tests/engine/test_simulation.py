@@ -35,7 +35,7 @@ EVENTS = (
     *("save refused", "save answer lost", "save answered late", "save done twice", "claim refused", "renew refused", "append refused"),
     *("append answer lost", "read not connected", "receive not connected", "settle not connected", "open not connected", "read late"),
     *("ack", "retry", "release", "discard", "fault", "partial", "transient fault", "busy", "batch split", "lane opened", "lane lost"),
-    *("span resumed", "handed back", "redriven", "store waited for", "save arrived late", "lane stumbled"),
+    *("span resumed", "handed back", "redriven", "store waited for", "save arrived late", "lane stumbled", "in a row", "cut, not begun"),
     *("shard split", "shard merged", "shard rolled over", "fault: trim", "list not connected", "list late"),
     *("RetryAttemptsExhausted", "RecordAgeExceeded", "MaximumReceiveCountExceeded", "ErrorDiscarded", "record named"),
 )

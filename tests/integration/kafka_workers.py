@@ -29,6 +29,7 @@ from poller.policy import Block
 from poller.protocols import Event, Source
 from poller.settings import Backoff, Batching, BreakerSettings, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
+from poller.testing.rows import InARow
 from poller.turn import Turn
 from poller.work import Work
 from tests.integration.attended import Attended, soon
@@ -136,7 +137,7 @@ def failing(*offsets: int) -> Script:
     return Script(answer)
 
 
-class _Played:
+class _Played(InARow):
     """The handler of one worker."""
 
     def __init__(self, script: Script, worker: str) -> None:

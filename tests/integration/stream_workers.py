@@ -19,6 +19,7 @@ from poller.model import Call, Response, Returned
 from poller.protocols import Event, Source
 from poller.settings import Backoff, Batching, Connector, Context, FailureSettings, FunctionSettings, MappingSettings
 from poller.stores.memory import MemoryStore
+from poller.testing.rows import InARow
 from poller.turn import Turn
 from poller.work import Work
 from tests.integration.attended import Attended, soon
@@ -32,7 +33,7 @@ Element = dict[str, Any]
 """One of an event's `Records`."""
 
 
-class Script:
+class Script(InARow):
     """A function: remembers what it was handed, and does what `answer` says. `name` is how a record is called here."""
 
     def __init__(self, name: Callable[[Element], str], answer: Callable[[list[str]], Awaitable[Response]] | None = None) -> None:
