@@ -242,8 +242,8 @@ class Successive(Protocol):
         """Whether who calls it comes back only after everyone else on the loop has run."""
 
     async def run(self, event: Event, call: Call, following: Following) -> Response:
-        """As `invoke`. Each response is `following`'s first, until that gives nothing to run next: then it is returned. Cancelled, or late,
-        it asks no more. What it says of a deadline or a fault is about the invocation that ran last."""
+        """As `invoke`; or the response is told to `following` instead, which says what to run next, and so on: what is returned is of the
+        last, whether `following` was told of it or not. Cancelled, or late, it asks no more."""
 
 
 class Checkpoints(Protocol):

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -265,6 +266,11 @@ def test_batches_that_always_fail_move_with_their_count(site: Site, topic: Calla
 # --- stops, and functions that take long ----------------------------------------------------------------------------------------------
 
 
+def owners(site: Site, until: float = inf) -> dict[str, int]:
+    """Who began last with a partition, up to then; bodies begin with the partition."""
+    return {each.bodies[0].split()[0]: each.daemon for each in site.testimony("begun") if each.time <= until}
+
+
 @pytest.mark.alone
 def test_a_stop_hands_its_partitions_over_within_a_second(site: Site, topic: Callable[..., Topic], tell: Callable[[str], None]) -> None:
     """With the session timeout that everyone has: nobody waits for it."""
@@ -276,8 +282,8 @@ def test_a_stop_hands_its_partitions_over_within_a_second(site: Site, topic: Cal
     bodies = [(partition, f"{partition} {n}") for n in range(count) for partition in range(partitions)]
     orders.fill(Message(body.encode(), partition=partition) for partition, body in bodies)
     with site.daemon("one.toml") as one, site.daemon("two.toml") as two:
-        both = {one.pid, two.pid}
-        one.until(lambda: {each.daemon for each in site.testimony("begun")[-partitions:]} == both)
+        half = [one.pid] * 2 + [two.pid] * 2
+        one.until(lambda: sorted(owners(site).values()) == sorted(half))
         one.stop()
         assert not orders.done()
         two.until(orders.done)
@@ -285,7 +291,7 @@ def test_a_stop_hands_its_partitions_over_within_a_second(site: Site, topic: Cal
     assert site.bodies("begun") == site.bodies("ended") == {body: 1 for _, body in bodies}
     assert not rows(site, "one", "two")
     last = max(each.time for each in site.testimony("ended") if each.daemon == one.pid)
-    owner = {each.bodies[0].split()[0]: each.daemon for each in site.testimony("begun") if each.time <= last}
+    owner = owners(site, last)
     first: dict[str, float] = {}
     for each in site.testimony("begun"):
         partition = each.bodies[0].split()[0]
