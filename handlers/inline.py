@@ -95,27 +95,35 @@ class Inline:
         return self._called(function, event, call)
 
     def run(self, event: Event, call: Call, following: Following) -> Coroutine[Any, Any, Response]:
-        """See `Successive`: coroutine functions, one call after the other in one task, as Lambda's are in one process."""
+        """See `Successive`: on the loop one call after the other, as Lambda's are in one process; coroutines in one task."""
         function = self._function
         if self._is_async and function is not None:
             return self._cancellable(function, event, call, following)
-        return self._called(function, event, call)
+        return self._called(function, event, call, following)
 
-    async def _called(self, function: Callable[[Any, Any], Any] | None, event: Event, call: Call) -> Response:
+    async def _called(
+        self, function: Callable[[Any, Any], Any] | None, event: Event, call: Call, following: Following = _alone
+    ) -> Response:
         if function is None:
             loaded = self._load(call.request_id)
             if isinstance(loaded, Fault):
                 return loaded
             function = loaded
         if self._is_async:
-            return await self._cancellable(function, event, call)
-        context = self._context(call.request_id, call.deadline)
+            return await self._cancellable(function, event, call, following)
         if self._in_thread:
             self._check_lost()
-            work = partial(self._run, function, event.mapping(), context, call.request_id)
+            work = partial(self._run, function, event, call)
             response = await self._threads.call(work, max(0.0, call.deadline - time.time()))
             return response or faults.timed_out(call.request_id, call.timeout)
-        return self._run(function, event.mapping(), context, call.request_id)
+        while True:
+            answer = self._run(function, event, call)
+            more = following(answer)
+            if more is None:
+                return answer
+            event, call, pause = more
+            if pause:
+                await asyncio.sleep(0)
 
     async def warm(self) -> Fault | None:
         """Load the function and run nothing; None: it is loaded."""
@@ -130,14 +138,14 @@ class Inline:
         if self._namespace is not None:
             self._namespace.close()
 
-    def _run(self, function: Callable[[Any, Any], Any], event: Any, context: Any, request_id: str) -> Response:
+    def _run(self, function: Callable[[Any, Any], Any], event: Event, call: Call) -> Response:
         try:
-            result = function(event, context)
+            result = function(event.mapping(), self._context(call.request_id, call.deadline))
             return NULL if result is None else Returned(marshal(result, _dumps))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a function must not end this program
-            return self._fault(error, request_id)
+            return self._fault(error, call.request_id)
 
     async def _cancellable(self, function: Callable[[Any, Any], Any], event: Event, call: Call, following: Following = _alone) -> Response:
         if self._lost_tasks:

@@ -1,4 +1,4 @@
-"""Coroutine functions one after the other, without their caller: `poller.protocols.Successive`."""
+"""Functions on the loop one after the other, without their caller: `poller.protocols.Successive`."""
 
 from __future__ import annotations
 
@@ -109,3 +109,21 @@ async def test_others_run_before_what_is_to_wait_for_them(tmp_path: Path) -> Non
                 turns += 1
             await running
             assert (turns > 5) == pause, turns
+
+
+async def test_sync_functions_on_the_loop_too(tmp_path: Path) -> None:
+    source = """
+        ran = []
+        def handle(event, context):
+            ran.append(context.aws_request_id)
+            if event["kind"] == "poison":
+                raise ValueError("poison")
+            return ran
+    """
+    async with OnTheLoop().bench(tmp_path, source) as bench:
+        assert isinstance(bench.handler, Successive)
+        row = Row(("poison", 9.0), ("", 9.0), pause=True)
+        last = await bench.handler.run(AGAIN, FIRST, row)
+        assert last == row.answers[-1] == Returned(b'["r-0","r-1","r-2"]')
+        assert [answer.type if isinstance(answer, Fault) else "" for answer in row.answers] == ["", "ValueError", ""]
+        assert not bench.handler.suspends
