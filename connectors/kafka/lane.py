@@ -87,7 +87,7 @@ class KafkaLane(OrderedLane):
             raise
 
     def begin_now(self, batch: Batch) -> bool:
-        if not self._membership.steady or self.handed_over or self._waiting:
+        if not self._membership.steady or self.handed_over or self._waiting.get(batch.strand) == self._moves:
             return False
         wanted, fitted = self._saved
         if (fitted is not wanted and not placed(wanted, fitted, batch.strand)) or not super().begin_now(batch):
